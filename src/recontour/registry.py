@@ -1,0 +1,76 @@
+"""Names of the things that plug in, and where each one lives.
+
+A name maps to "module:object", imported when it is first used, so that `import recontour` stays
+fast and a missing optional dependency becomes one clear sentence. Third parties add theirs through
+the entry points `recontour.readers`, `recontour.encoders`, `recontour.refiners` and
+`recontour.formats`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from recontour.errors import MissingExtraError, UnknownNameError
+
+
+class Entry(NamedTuple):
+    """Where an object lives, and the extra it needs ("" for none)."""
+
+    target: str
+    extra: str = ""
+
+
+BUILTIN: dict[str, dict[str, Entry]] = {
+    "reader": {
+        "openslide": Entry("recontour.slides.openslide:OpenSlideReader"),
+        "image": Entry("recontour.slides.image:ImageReader"),
+    },
+    "encoder": {
+        "efficientnet_lite0": Entry("recontour.encoders.efficientnet_lite:EfficientNetLite0"),
+        "colour": Entry("recontour.encoders.colour:ColourStatistics"),
+    },
+    "refiner": {
+        "identity": Entry("recontour.refiners.identity:Identity"),
+        "logistic": Entry("recontour.refiners.logistic:Logistic"),
+        "lc_mil": Entry("recontour.refiners.lc_mil:LcMil"),
+    },
+    "format": {
+        "geojson": Entry("recontour.annotations.geojson:GeoJson"),
+        "mask": Entry("recontour.annotations.mask:Mask"),
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Every registered name of a `kind` (reader, encoder, refiner, format), sorted."""
+    return sorted({*BUILTIN[kind], *(p.name for p in entry_points(group=f"recontour.{kind}s"))})
+
+
+def lookup(kind: str, name: str) -> Any:
+    """Import and return the object registered under `name`.
+
+    Raises
+    ------
+    UnknownNameError : no such name; lists the known ones
+    MissingExtraError : it needs a package that is not installed
+    """
+    entry = BUILTIN[kind].get(name)
+    if entry is None:
+        for point in entry_points(group=f"recontour.{kind}s"):
+            if point.name == name:
+                return point.load()
+        raise UnknownNameError.of(_PLAIN.get(kind, kind), name, names(kind))
+    module, _, attribute = entry.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if not entry.extra or (error.name or "").startswith("recontour"):
+            raise
+        raise MissingExtraError(
+            f"{kind} {name!r} needs {error.name}: pip install 'recontour[{entry.extra}]'"
+        ) from error
+
+
+_PLAIN = {"refiner": "method"}

@@ -1,0 +1,366 @@
+"""The nouns of recontour. Geometry is in level-0 px, x right, y down, unless a name says otherwise.
+
+Points are (x, y); arrays that are images are [row, col]. n patches, d features, K classes
+(background included, always index 0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely import MultiPolygon, Polygon
+
+Geometry = Polygon | MultiPolygon
+BACKGROUND = "background"
+UNLABELLED = -1
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total)."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A progress that says nothing."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the coordinates of an annotation file relate to a slide.
+
+    level-0 px = file coordinates + `origin`. `origin` is (bounds-x, bounds-y) for files that
+    QuPath wrote on a slide with `openslide.bounds-*`, else (0, 0). `size` is the (width, height)
+    in level-0 px of the area the file's coordinates span (a mask covers exactly this area);
+    None when no slide is at hand.
+    """
+
+    origin: tuple[float, float] = (0.0, 0.0)
+    size: tuple[int, int] | None = None
+    mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """One outlined object.
+
+    `properties` are the GeoJSON properties as they came (classification, name, metadata,
+    measurements, …); for a new object, those to be written. `label` is the class name, None for
+    an unclassified object. `score` is a confidence in [0, 1] or None.
+    """
+
+    id: str
+    geometry: Geometry
+    label: str | None = None
+    score: float | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The regions of one slide, and the file they came from.
+
+    Attributes
+    ----------
+    slide_id : name of the slide
+    regions : the polygonal objects, valid, in level-0 px. Objects that another object of the
+        same file names as its parent are left out here (they are superseded) but stay in `originals`
+    source : file name, or what made it
+    originals : the features exactly as they came (raw GeoJSON dictionaries, file coordinates),
+        points, lines and superseded objects included; empty for formats other than GeoJSON
+    notes : one sentence for each repair or oddity, for the user
+    """
+
+    slide_id: str
+    regions: tuple[Region, ...]
+    source: str = ""
+    originals: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """A lattice over the slide and those of its cells that take part.
+
+    Attributes
+    ----------
+    origin : (x, y) of the lattice's corner, level-0 px
+    shape : (rows, cols) of the full lattice
+    rows, cols : int32 (n,), the cells that take part, sorted by row then column
+    stride : px, side of the cell that gets a label
+    size : px, side of what the encoder sees, centred on the cell (>= stride or equal)
+    patch_px : px, side of a patch as fed to a patch-wise encoder
+    mpp : µm per level-0 px of the slide
+    mpp_embed : µm/px at which the slide is read for embedding
+    """
+
+    origin: tuple[float, float]
+    shape: tuple[int, int]
+    rows: NDArray[np.int32]
+    cols: NDArray[np.int32]
+    stride: int
+    size: int
+    patch_px: int
+    mpp: float
+    mpp_embed: float
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def cell_um(self) -> float:
+        """Side of a cell, µm."""
+        return self.stride * self.mpp
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """(n, 2) centres (x, y) of the cells, level-0 px."""
+        x = self.origin[0] + (self.cols + 0.5) * self.stride
+        y = self.origin[1] + (self.rows + 0.5) * self.stride
+        return np.stack([x, y], axis=1)
+
+    def scatter(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Lay (n,) values out as float32 (rows, cols), NaN where no cell takes part."""
+        out = np.full(self.shape, np.nan, np.float32)
+        out[self.rows, self.cols] = values
+        return out
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """What a refiner sees of one slide: arrays only.
+
+    Attributes
+    ----------
+    features : float16 or float32 (n, d), the cell
+    context : (n, d) of a window twice as wide, or None
+    labels : int8 (n,), -1 unlabelled, 0 background, k >= 1 class `classes[k]`
+    trust : float32 (n,) in [0, 1], or None
+    classes : K names, `classes[0]` is "background"
+    """
+
+    slide_id: str
+    grid: PatchGrid
+    features: NDArray[Any]
+    labels: NDArray[np.int8]
+    classes: tuple[str, ...]
+    context: NDArray[Any] | None = None
+    trust: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting that can change the result of a run. `digest()` names it.
+
+    Lengths are µm and areas µm². None means "chosen from the slide"; the choice is reported.
+    """
+
+    method: str = "lc_mil"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    encoder: str = "efficientnet_lite0"
+    classes: tuple[str, ...] = ()
+    """Classes to refine; empty: the only one present."""
+    exclude_classes: tuple[str, ...] = ("Necrosis", "Ignore*", "Region*")
+    """Classes (shell patterns, any case) whose regions take no part."""
+    mpp: float | None = None
+    """µm/px of level 0, where the file does not say (or lies)."""
+    mpp_embed: float | None = None
+    cell_um: float | None = None
+    label_rule: str = "centre"
+    tissue: str = "robust"
+    """A tissue rule, or the path of a mask or GeoJSON."""
+    origin: str = "auto"
+    """Frame of the coarse file: `bounds`, `level0`, or `auto` (bounds where the slide has them)."""
+    threshold: float = 0.5
+    smooth_cells: float = 0.7
+    """σ of the tissue-masked Gaussian, in cells; 0: none."""
+    min_area_um2: float | None = None
+    """Smallest object and hole kept; None: six cells."""
+    simplify_um: float | None = None
+    """Tolerance of the simplification; None: a twentieth of a cell."""
+    only: str | None = None
+    """`add`: the outline only grows; `remove`: it only shrinks."""
+    within_um: float | None = None
+    """The new outline stays this close to the given one."""
+    postprocess: str = "default"
+    """`default`, or `published` (methods as in the LC-MIL paper)."""
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
+
+    def digest(self) -> str:
+        """Hex SHA-256 (16 digits) of every setting."""
+        return digest(self.to_dict())
+
+
+def digest(data: Any) -> str:
+    """Hex SHA-256 (16 digits) of anything JSON can hold."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a run is carried out; never changes what it finds (beyond rounding)."""
+
+    device: str = "auto"
+    threads: int | None = None
+    cache_dir: Path | None = None
+    use_cache: bool = True
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a run found.
+
+    Attributes
+    ----------
+    patches : cells, features and coarse labels
+    probs : float32 (n, K), rows sum to 1
+    annotation : the new objects
+    changes : added, removed and uncertain areas
+    coarse : the annotation the run started from
+    tissue : where refinement took place (excluded regions cut out)
+    recipe : the settings
+    facts : figures and choices for `run.json` (JSON types, unrounded)
+    warnings : sentences for the user, most important first
+    timings : seconds of each stage
+    """
+
+    patches: PatchSet
+    probs: NDArray[np.float32]
+    annotation: Annotation
+    changes: Annotation
+    coarse: Annotation
+    tissue: Geometry
+    recipe: Recipe
+    facts: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    timings: Mapping[str, float]
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """A slide reader. Safe to use from several threads.
+
+    Attributes
+    ----------
+    id : name without folder and suffix
+    size : (width, height), level-0 px
+    mpp : µm per level-0 px (square pixels)
+    mpp_source : where `mpp` came from, in words
+    bounds : (x, y, width, height) of the non-empty area, level-0 px; the whole slide when unknown
+    level_mpps : µm/px of each stored level, finest first
+    reader : name of the reader
+    fingerprint : digest of the file's content, stable across renames
+    """
+
+    id: str
+    size: tuple[int, int]
+    mpp: float
+    mpp_source: str
+    bounds: tuple[int, int, int, int]
+    level_mpps: tuple[float, ...]
+    reader: str
+    fingerprint: str
+
+    def read_region(
+        self, x: float, y: float, size: tuple[int, int], mpp: float
+    ) -> NDArray[np.uint8]:
+        """RGB uint8 (h, w, 3) of `size` = (w, h) px at `mpp`, whose corner is (x, y) level-0 px.
+
+        Outside the slide is white.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns patches into features; owns its normalisation.
+
+    Attributes
+    ----------
+    identifier : unique to the weights and to what is computed from them; part of the cache key
+    mpp : µm/px it is meant for
+    patch_px : side of a patch
+    dim : d
+    """
+
+    identifier: str
+    mpp: float
+    patch_px: int
+    dim: int
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (B, H, W, 3) -> float32 (B, d)."""
+        ...
+
+
+@runtime_checkable
+class DenseEncoder(Encoder, Protocol):
+    """A fully convolutional encoder.
+
+    Attributes
+    ----------
+    dense_stride : px between neighbours of the dense map; window sides are multiples of `align`
+    align : px; windows start and end on multiples of it, so that maps do not depend on the window
+    halo : px of surroundings a window needs on each side
+    """
+
+    dense_stride: int
+    align: int
+    halo: int
+
+    def dense(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (B, H, W, 3) -> float32 (B, H / dense_stride, W / dense_stride, d)."""
+        ...
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """Learns from coarse labels, answers with probabilities. Knows arrays only."""
+
+    def fit(self, patch_sets: Sequence[PatchSet]) -> Refiner:
+        """Learn from one slide or many; forgets what it learned before."""
+        ...
+
+    def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
+        """float32 (n, K), rows sum to 1."""
+        ...
+
+
+class AnnotationFormat(Protocol):
+    """Reads and writes one file format."""
+
+    def read(self, path: Path, frame: Frame) -> Annotation:
+        """Read a file into level-0 px."""
+        ...
+
+    def write(self, annotation: Annotation, path: Path, frame: Frame) -> None:
+        """Write the regions (not the originals), atomically."""
+        ...
+
+
+def iter_polygons(geometry: Geometry) -> Iterator[Polygon]:
+    """The parts of a Polygon or MultiPolygon; none of an empty one."""
+    if geometry.is_empty:
+        return
+    if isinstance(geometry, Polygon):
+        yield geometry
+    else:
+        yield from geometry.geoms
