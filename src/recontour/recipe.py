@@ -1,0 +1,85 @@
+"""The settings of a run: what changes its result (`Recipe`) and what does not (`Runtime`).
+
+Imports nothing heavy, so that the command line can show every default at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total)."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A progress that says nothing."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting that can change the result of a run. `digest()` names it.
+
+    Lengths are µm and areas µm². None means "chosen from the slide"; the choice is reported.
+    """
+
+    method: str = "lc_mil"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    encoder: str = "efficientnet_lite0"
+    classes: tuple[str, ...] = ()
+    """Classes to refine; empty: the only one present."""
+    exclude_classes: tuple[str, ...] = ("Necrosis", "Ignore*", "Region*")
+    """Classes (shell patterns, any case) whose regions take no part."""
+    mpp: float | None = None
+    """µm/px of level 0, where the file does not say (or lies)."""
+    mpp_embed: float | None = None
+    cell_um: float | None = None
+    label_rule: str = "centre"
+    tissue: str = "robust"
+    """A tissue rule, or the path of a mask or GeoJSON."""
+    origin: str = "auto"
+    """Frame of the coarse file: `bounds`, `level0`, or `auto` (bounds where the slide has them)."""
+    threshold: float = 0.5
+    smooth_cells: float = 0.7
+    """σ of the tissue-masked Gaussian, in cells; 0: none."""
+    min_area_um2: float | None = None
+    """Smallest object and hole kept; None: six cells."""
+    simplify_um: float | None = None
+    """Tolerance of the simplification; None: a twentieth of a cell."""
+    only: str | None = None
+    """`add`: the outline only grows; `remove`: it only shrinks."""
+    within_um: float | None = None
+    """The new outline stays this close to the given one."""
+    postprocess: str = "default"
+    """`default`, or `published` (methods as in the LC-MIL paper)."""
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
+
+    def digest(self) -> str:
+        """Hex SHA-256 (16 digits) of every setting."""
+        return digest(self.to_dict())
+
+
+def digest(data: Any) -> str:
+    """Hex SHA-256 (16 digits) of anything JSON can hold."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a run is carried out; never changes what it finds (beyond rounding)."""
+
+    device: str = "auto"
+    threads: int | None = None
+    cache_dir: Path | None = None
+    use_cache: bool = True
+    progress: Progress = no_progress
