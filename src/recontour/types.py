@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from recontour.recipe import Runtime as Runtime
 from recontour.recipe import digest as digest
 from recontour.recipe import no_progress as no_progress
 
-Geometry = Polygon | MultiPolygon
+Geometry: TypeAlias = Polygon | MultiPolygon
 BACKGROUND = "background"
 UNLABELLED = -1
 
@@ -65,7 +65,7 @@ class Annotation:
     ----------
     slide_id : name of the slide
     regions : the polygonal objects, valid, in level-0 px. Objects that another object of the
-        same file names as its parent are left out here (they are superseded) but stay in `originals`
+        same file names as its parent are superseded: left out here, kept in `originals`
     source : file name, or what made it
     originals : the features exactly as they came (raw GeoJSON dictionaries, file coordinates),
         points, lines and superseded objects included; empty for formats other than GeoJSON
