@@ -1,0 +1,41 @@
+"""Which device to compute on, and whether the CPU computes in bf16."""
+
+from __future__ import annotations
+
+import torch
+
+from recontour.errors import EncoderError
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device called `name`; "auto" is CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    EncoderError : there is no such device here
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EncoderError(
+            f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, mps"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EncoderError(f"device {name!r}: no CUDA device was found; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EncoderError(f"device {name!r}: only {torch.cuda.device_count()} CUDA devices here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise EncoderError(f"device {name!r}: no MPS device was found; use --device cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise EncoderError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, mps")
+    return device
+
+
+def has_native_bf16() -> bool:
+    """Whether this CPU multiplies in bf16 itself; where it is emulated, fp32 is faster."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
