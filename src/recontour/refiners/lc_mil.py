@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recontour.refiners.attention_mil import AttentionMil
 from recontour.refiners.base import (
@@ -26,7 +26,7 @@ from recontour.refiners.base import (
 from recontour.types import PatchSet
 
 BAGS_A_STEP = 10  # what `batched=True` means
-PREDICT_ROWS = 2048  # rows a pass; keeps the (rows, seeds * hidden) activations near 10 MB
+PREDICT_ROWS = 2048  # rows a pass; its activations stay in the cache of a core
 
 
 class LcMil:
@@ -107,77 +107,91 @@ class LcMil:
         self.bags_a_step = (BAGS_A_STEP if batched else 1) if isinstance(batched, bool) else batched
         self.focal_gamma = focal_gamma
         self.views = views
-        self._fit: tuple[tuple[str, ...], ZScore, AttentionMil] | None = None
+        self._fit: tuple[tuple[str, ...], ZScore, tuple[AttentionMil, ...]] | None = None
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> LcMil:
         """Learn from the labelled cells of one slide or many (their cells are pooled)."""
         cells = table(patch_sets, self.views)
         check_patch_sets(cells)
         scale = ZScore.of(cells)
-        draws = [np.random.default_rng([self.seed, member]) for member in range(self.n_seeds)]
-        model = AttentionMil(
-            draws, cells.dim, self.hidden, self.attention, len(cells.classes), self.focal_gamma
-        )
-        optimizer = torch.optim.Adam(
-            [model.parameters], lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
-        streams = [draw_bags(rng, cells, self.bags, self.blocks, self.bag_length) for rng in draws]
-        with torch.no_grad():
-            for blocks in zip(*streams, strict=True):
-                for x, mask, sides in self._steps(cells, scale, blocks):
-                    model.learn(x, mask, sides)
-                    optimizer.step()
-                for group in optimizer.param_groups:
-                    group["lr"] *= 0.5
-        self._fit = (cells.classes, scale, model)
+        threads = torch.get_num_threads()
+        # A step is too small to be shared by threads; whole models are not.
+        try:
+            with ThreadPoolExecutor(
+                min(threads, self.n_seeds), initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                models = tuple(
+                    pool.map(lambda i: self._train(cells, scale, i), range(self.n_seeds))
+                )
+        finally:
+            torch.set_num_threads(threads)
+        self._fit = (cells.classes, scale, models)
         return self
 
     def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
         """float32 (n, K), rows sum to 1: every cell is a bag of one, so attention drops out."""
         if self._fit is None:
             raise not_fitted("lc_mil")
-        classes, scale, model = self._fit
+        classes, scale, models = self._fit
         cells = table([patches], self.views)
         check_predict(cells, classes, len(scale.mean))
         probs = np.empty((len(cells), len(classes)), np.float32)
         with torch.no_grad():
             for rows, x in cells.chunks(PREDICT_ROWS):
-                probs[rows] = model.singletons(torch.from_numpy(scale(x))).numpy()
+                standard = torch.from_numpy(scale(x))
+                mean = sum((m.singletons(standard) for m in models), torch.zeros(()))
+                probs[rows] = (mean / mean.sum(-1, keepdim=True)).numpy()
         return probs
 
-    def _steps(
-        self, cells: Cells, scale: ZScore, blocks: Sequence[Bags]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The steps of one block: x (S, B, L, d), mask (S, B, L), sides (S, B).
-
-        S models train side by side, each on its own bags; shorter bags are padded to L.
-        """
-        lengths = np.stack([b.lengths for b in blocks])
-        index = np.stack([b.index for b in blocks])
-        sides = torch.from_numpy(np.stack([b.sides for b in blocks]))
-        for i in range(0, lengths.shape[1], self.bags_a_step):
-            step = slice(i, i + self.bags_a_step)
-            longest = int(lengths[:, step].max())
-            rows = index[:, step, :longest]
-            x = scale(cells.rows(rows.reshape(-1))).reshape(*rows.shape, cells.dim)
-            mask = np.arange(longest) < lengths[:, step, None]
-            yield torch.from_numpy(x), torch.from_numpy(mask), sides[:, step]
+    def _train(self, cells: Cells, scale: ZScore, i: int) -> AttentionMil:
+        """Model `i` of the ensemble; depends on the seed and on `i`, not on how many there are."""
+        rng = np.random.default_rng([self.seed, i])
+        model = AttentionMil(
+            rng, cells.dim, self.hidden, self.attention, len(cells.classes), self.focal_gamma
+        )
+        optimizer = torch.optim.Adam(
+            [model.parameters], lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )
+        with torch.no_grad():
+            for block in draw_bags(rng, cells, self.bags, self.blocks, self.bag_length):
+                x = torch.from_numpy(scale(cells.rows(block.index)))
+                for cut, member, sides in block.steps(self.bags_a_step):
+                    model.learn(x[cut], torch.from_numpy(member), torch.from_numpy(sides))
+                    optimizer.step()
+                for group in optimizer.param_groups:
+                    group["lr"] *= 0.5
+        return model
 
 
 @dataclass(frozen=True)
 class Bags:
-    """A block of m bags.
+    """A block of m bags with N instances in all.
 
     Attributes
     ----------
     sides : int64 (m,), the class each bag was drawn from
-    lengths : int64 (m,), from 1 to `bag_length`
-    index : (m, bag_length) rows of the table; those past a bag's length take no part
+    lengths : int64 (m,), from 1 to `bag_length`; they add up to N
+    index : (N,) rows of the table, bag after bag
     """
 
     sides: NDArray[np.int64]
     lengths: NDArray[np.int64]
     index: NDArray[np.intp]
+
+    def steps(self, bags: int) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Up to `bags` bags at a time: their slice of `index`, bool (bags, n) who is in which bag,
+        and their sides.
+        """
+        ends = np.cumsum(self.lengths)
+        for i in range(0, len(self.sides), bags):
+            lengths = self.lengths[i : i + bags]
+            start, stop = int(ends[i] - lengths[0]), int(ends[i] + lengths[1:].sum())
+            bag = np.repeat(np.arange(len(lengths)), lengths)
+            yield (
+                slice(start, stop),
+                bag == np.arange(len(lengths))[:, None],
+                self.sides[i : i + bags],
+            )
 
 
 def draw_bags(
@@ -188,17 +202,17 @@ def draw_bags(
     Instances are drawn with replacement, uniformly where no trust is given, else in proportion
     to it.
     """
-    sides_of_bag = np.arange(bags) % len(cells.classes)
     members = [np.flatnonzero(cells.labels == k) for k in range(len(cells.classes))]
     cumulative = [np.cumsum(cells.trust[m]) for m in members]
-    for block in np.array_split(sides_of_bag, blocks):
+    for block in np.array_split(np.arange(bags) % len(cells.classes), blocks):
         sides = rng.permutation(block).astype(np.int64)
         # An empty bag has no score; the paper does not say what to do with one.
         lengths = np.maximum(rng.binomial(bag_length, 0.5, len(sides)), 1)
-        where = rng.random((len(sides), bag_length))
-        index = np.empty((len(sides), bag_length), np.intp)
+        side_of = np.repeat(sides, lengths)
+        where = rng.random(len(side_of))
+        index = np.empty(len(side_of), np.intp)
         for k, (rows, mass) in enumerate(zip(members, cumulative, strict=True)):
-            of_class = sides == k
+            of_class = side_of == k
             pick = np.searchsorted(mass, where[of_class] * mass[-1], side="right")
             index[of_class] = rows[np.minimum(pick, len(rows) - 1)]
         yield Bags(sides, lengths, index)
