@@ -1,0 +1,216 @@
+"""Signs, without any truth, that an outline or a result should not be relied on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recontour.types import BACKGROUND, PatchSet
+
+MIN_CELLS = 200  # fewer say little about what a class looks like
+MIN_SHARE = 0.02
+NEAR_CHANCE = 0.2  # 0: as good as guessing, 1: perfect; a balanced agreement of 0.6 for two classes
+FOLDS = 5
+BLOCKS = 100  # spatial blocks a slide is cut into, about
+COMPONENTS = 64
+SHRINKAGE = 0.3
+MOST_CELLS = 20_000  # a linear model of 64 numbers learns nothing more from more
+
+
+@dataclass(frozen=True)
+class TrustReport:
+    """What was noticed about the coarse labels.
+
+    Attributes
+    ----------
+    warnings : sentences for the user, most important first
+    facts : figures for `run.json` (JSON types): `cells` and `share` of each class, `unlabelled`,
+        and `agreement`, None where it cannot be measured
+    """
+
+    warnings: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+def check_labels(patches: PatchSet, seed: int = 0) -> TrustReport:
+    """Whether the coarse labels can be learned from: enough cells, and a look of their own.
+
+    The agreement is the mean recall of the coarse labels under a balanced linear discriminant (on
+    64 principal components) that is predicted by spatially blocked 5-fold cross-validation: near
+    1/K, what was outlined looks like what was not. Features that are not finite are left to the
+    refiner to refuse: no agreement.
+
+    Parameters
+    ----------
+    patches : one slide
+    seed : of the folds
+    """
+    labels = np.asarray(patches.labels)
+    counts = np.bincount(labels[labels >= 0], minlength=len(patches.classes))
+    agreement = _agreement(patches, seed)
+    warnings = []
+    if agreement is not None:
+        chance = 1 / len(patches.classes)
+        if (agreement - chance) / (1 - chance) < NEAR_CHANCE:
+            warnings.append(
+                f"the outlined tissue hardly looks different from the rest: a simple model agrees "
+                f"with the outline in {agreement:.0%} of the cells where guessing would in "
+                f"{chance:.0%}; check that the outline belongs to this slide and lies where it "
+                f"should"
+            )
+    warnings += _few(patches.classes, counts)
+    total = max(int(counts.sum()), 1)
+    facts = {
+        "cells": {name: int(c) for name, c in zip(patches.classes, counts, strict=True)},
+        "share": {name: float(c / total) for name, c in zip(patches.classes, counts, strict=True)},
+        "unlabelled": int((labels < 0).sum()),
+        "agreement": agreement,
+    }
+    return TrustReport(tuple(warnings), facts)
+
+
+def noise_found(patches: PatchSet, probs: NDArray[np.float32]) -> dict[str, Any]:
+    """How many coarse labels the probabilities contradict; JSON types, for `run.json`.
+
+    Parameters
+    ----------
+    patches : n cells with coarse labels
+    probs : (n, K); a cell belongs to its most probable class (the earlier one on a tie)
+
+    Returns
+    -------
+    `cells` labelled, `changed` of them, their `share`, and for each class how many `stayed`,
+    `left` (coarse label of this class, found to be another) and `joined` (the reverse)
+    """
+    labels = np.asarray(patches.labels)
+    known = labels >= 0
+    k = len(patches.classes)
+    found = np.argmax(probs, axis=1)
+    table = np.bincount(labels[known] * np.int64(k) + found[known], minlength=k * k).reshape(k, k)
+    cells, stayed = int(table.sum()), np.diag(table)
+    return {
+        "cells": cells,
+        "changed": cells - int(stayed.sum()),
+        "share": float((cells - stayed.sum()) / max(cells, 1)),
+        "classes": {
+            name: {
+                "stayed": int(stayed[i]),
+                "left": int(table[i].sum() - stayed[i]),
+                "joined": int(table[:, i].sum() - stayed[i]),
+            }
+            for i, name in enumerate(patches.classes)
+        },
+    }
+
+
+def _few(classes: tuple[str, ...], counts: NDArray[np.int64]) -> list[str]:
+    total = int(counts.sum())
+    sentences = []
+    for name, count in zip(classes, counts, strict=True):
+        if count >= MIN_CELLS and count >= MIN_SHARE * total:
+            continue
+        cells = f"{count:,} of {total:,} tissue cells"
+        if name == BACKGROUND:
+            sentences.append(
+                f"the outline leaves little outside: {cells} are background; "
+                f"too few to learn what the outlined class is not"
+            )
+        else:
+            sentences.append(
+                f"few cells of class {name!r}: {cells} lie inside its outline; "
+                f"a smaller --cell-um gives more"
+            )
+    return sentences
+
+
+def _agreement(patches: PatchSet, seed: int) -> float | None:
+    """Mean recall by blocked cross-validation; None with too few cells of a class."""
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(patches.labels)
+    used = np.flatnonzero(labels >= 0)
+    if len(used) > MOST_CELLS:
+        used = np.sort(rng.choice(used, MOST_CELLS, replace=False))
+    y, k = labels[used], len(patches.classes)
+    if k < 2 or np.bincount(y, minlength=k).min() < 2 * FOLDS:
+        return None
+    fold = _folds(patches, rng)[used]
+    x = np.asarray(patches.features[used], np.float32)
+    if not np.isfinite(x).all():
+        return None
+    x = _components(x)
+    parts = [_Moments.of(x[fold == f], y[fold == f], k) for f in range(FOLDS)]
+    right, asked = np.zeros(k), np.zeros(k)
+    for f in range(FOLDS):
+        rest = _Moments.sum([part for i, part in enumerate(parts) if i != f])
+        if rest.counts.min() < 1:  # a class that lives in one fold cannot be learned without it
+            continue
+        here = fold == f
+        found = rest.discriminate(x[here])
+        asked += np.bincount(y[here], minlength=k)
+        right += np.bincount(y[here][found == y[here]], minlength=k)
+    if asked.min() < 1:
+        return None
+    return float(np.mean(right / asked))
+
+
+def _folds(patches: PatchSet, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n,) fold of each cell; neighbours share a block, and blocks are dealt out evenly."""
+    side = max(round((len(patches) / BLOCKS) ** 0.5), 1)
+    rows, cols = patches.grid.rows // side, patches.grid.cols // side
+    _, block = np.unique(np.stack([rows, cols], axis=1), axis=0, return_inverse=True)
+    block = block.reshape(-1)
+    return (rng.permutation(int(block.max()) + 1) % FOLDS)[block]
+
+
+def _components(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """z-scored (n, d) on its first principal components, not whitened."""
+    x = x - x.mean(axis=0)
+    std = np.sqrt(np.einsum("ij,ij->j", x, x) / len(x))
+    x /= np.where(std > 1e-6, std, np.inf)
+    _, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
+    projected: NDArray[np.float32] = x @ vectors[:, ::-1][:, :COMPONENTS].astype(np.float32)
+    return projected
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Sums of some cells by class: enough to fit a discriminant, and they can be added."""
+
+    counts: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32], y: NDArray[np.int8], k: int) -> _Moments:
+        groups = [x[y == i].astype(np.float64) for i in range(k)]
+        return cls(
+            np.array([len(g) for g in groups], np.float64),
+            np.stack([g.sum(axis=0) for g in groups]),
+            np.stack([g.T @ g for g in groups]),
+        )
+
+    @classmethod
+    def sum(cls, parts: list[_Moments]) -> _Moments:
+        return cls(
+            np.sum([p.counts for p in parts], axis=0),
+            np.sum([p.sums for p in parts], axis=0),
+            np.sum([p.squares for p in parts], axis=0),
+        )
+
+    def discriminate(self, x: NDArray[np.float32]) -> NDArray[np.intp]:
+        """(m,) class by a linear discriminant with equal priors and shrunk covariance."""
+        means = self.sums / self.counts[:, None]
+        spreads = self.squares / self.counts[:, None, None] - np.einsum("ki,kj->kij", means, means)
+        covariance = spreads.mean(axis=0)
+        d = len(covariance)
+        level = max(np.trace(covariance) / d, np.finfo(np.float64).tiny)
+        shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(d)
+        directions = np.linalg.solve(shrunk, means.T)
+        offset = -0.5 * np.einsum("ki,ik->k", means, directions)
+        scores = x @ directions.astype(np.float32) + offset.astype(np.float32)
+        found: NDArray[np.intp] = np.argmax(scores, axis=1)
+        return found
