@@ -1,0 +1,56 @@
+"""`recontour embed`: compute and cache the features of a slide, before anybody outlines it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recontour.cli import console
+from recontour.cli import options as o
+from recontour.recipe import Recipe, Runtime
+
+
+def embed(
+    slide: o.SlidePath,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="NPZ", help="Also write centres and features to this .npz file."
+        ),
+    ] = None,
+    encoder: o.EncoderName = o.DEFAULT.encoder,
+    mpp: o.Mpp = None,
+    mpp_embed: o.MppEmbed = None,
+    cell_um: o.CellUm = None,
+    tissue: o.Tissue = o.DEFAULT.tissue,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    cache_dir: o.CacheDir = None,
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Embed the tissue of a slide into the cache, so that a later `refine` starts at once."""
+    from recontour.planning import embed_slide, export_features
+
+    if out is not None and out.exists() and not overwrite:
+        from recontour.errors import OutputRefusedError
+
+        raise OutputRefusedError(f"{out} exists; pass --overwrite to replace it")
+    recipe = Recipe(encoder=encoder, mpp=mpp, mpp_embed=mpp_embed, cell_um=cell_um, tissue=tissue)
+    with console.progress_of(quiet) as progress:
+        runtime = Runtime(device, threads, cache_dir, progress=progress)
+        grid, features, choice = embed_slide(slide, recipe, runtime=runtime)
+    if out is not None:
+        export_features(out, grid, features)
+    if not quiet:
+        n, d = features.cell.shape
+        console.print_table(
+            f"Embedded {slide.name}",
+            [
+                ("cells", f"{n:,} of {grid.cell_um:.1f} µm: {'; '.join(choice.reasons)}"),
+                ("features", f"{d} a cell, and {d} of the window twice as wide"),
+                ("from the cache", f"{features.from_cache:,} cells"),
+            ],
+        )

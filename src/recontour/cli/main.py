@@ -1,0 +1,84 @@
+"""`recontour`: the command line, and how every failure becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from recontour import __version__
+from recontour.cli import cache, demo, doctor, embed, evaluate, info, refine, simulate
+from recontour.errors import RecontourError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="recontour",
+    help="Turns quick, coarse outlines on whole-slide images into precise annotations.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done; 1 the run failed; 2 the command must change; 130 interrupted.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"recontour {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("refine")(refine.refine)
+app.command("evaluate")(evaluate.evaluate)
+app.command("simulate")(simulate.simulate)
+app.command("info")(info.info)
+app.command("embed")(embed.embed)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(cache.app, name="cache")
+
+
+def main() -> None:
+    """Run the command line; never ends in a traceback."""
+    try:
+        app()
+    except RecontourError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command resumes where it stopped", INTERRUPTED)
+    except MemoryError:
+        _fail("out of memory; pass a larger --cell-um or --mpp-embed, or use a larger machine", 1)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        hint = "free some space and run the same command" if error.errno == errno.ENOSPC else ""
+        what = f"{error.filename}: " if error.filename else ""
+        _fail(f"{what}{error.strerror or error}{'; ' + hint if hint else ''}", 1)
+    except Exception as error:
+        if os.environ.get("RECONTOUR_TRACEBACK"):
+            traceback.print_exc()
+        _fail(
+            f"this is a fault in recontour ({type(error).__name__}: {error}); please report it, "
+            "with the traceback that RECONTOUR_TRACEBACK=1 shows",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,173 @@
+"""Options that mean the same in every command, defined once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from recontour.recipe import Recipe
+
+DEFAULT = Recipe()
+
+REFINING, READING, RUNNING = "What is found", "How files are read", "How it runs"
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+SlidePath: TypeAlias = Annotated[Path, typer.Argument(metavar="SLIDE", help="Whole-slide image.")]
+
+Method: TypeAlias = Annotated[
+    str,
+    typer.Option("--method", help="Refiner: lc_mil, logistic, identity.", rich_help_panel=REFINING),
+]
+MethodOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method-option",
+        metavar="NAME=VALUE",
+        help="Option of the refiner, e.g. bags=500; may be repeated.",
+        rich_help_panel=REFINING,
+    ),
+]
+EncoderName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--encoder", help="Encoder: efficientnet_lite0 or colour.", rich_help_panel=REFINING
+    ),
+]
+Classes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help="Class to refine; may be repeated. Default: the only one there is.",
+        rich_help_panel=REFINING,
+    ),
+]
+ExcludeClasses: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude-class",
+        metavar="PATTERN",
+        help="Class whose regions are left out; may be repeated. "
+        f"Default: {', '.join(DEFAULT.exclude_classes)}.",
+        rich_help_panel=REFINING,
+    ),
+]
+Mpp: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp",
+        metavar="UM",
+        help="µm/px of the full-resolution image, where the file does not say or lies.",
+        rich_help_panel=READING,
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--origin",
+        help="Where the file's coordinates start: bounds (as QuPath), level0, or auto.",
+        rich_help_panel=READING,
+    ),
+]
+Reader: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--reader", help="Slide reader: openslide or image.", rich_help_panel=READING),
+]
+MppEmbed: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp-embed",
+        metavar="UM",
+        help="µm/px at which the encoder sees the slide. Default: chosen from the slide.",
+        rich_help_panel=REFINING,
+    ),
+]
+CellUm: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--cell-um",
+        metavar="UM",
+        help="Side of a cell in µm. Default: chosen from the slide.",
+        rich_help_panel=REFINING,
+    ),
+]
+LabelRule: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--label-rule",
+        help="How a polygon labels a cell: centre, or published (as the LC-MIL code).",
+        rich_help_panel=REFINING,
+    ),
+]
+Tissue: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--tissue",
+        metavar="RULE|FILE",
+        help="Tissue rule (robust, hsv_otsu, rgb, grey_otsu), or a mask or GeoJSON of the tissue.",
+        rich_help_panel=READING,
+    ),
+]
+Threshold: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--threshold",
+        help="Probability from which a cell belongs to a class.",
+        rich_help_panel=REFINING,
+    ),
+]
+MinArea: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--min-area-um2",
+        metavar="UM2",
+        help="Smallest object and hole kept. Default: six cells.",
+        rich_help_panel=REFINING,
+    ),
+]
+Seed: TypeAlias = Annotated[
+    int, typer.Option("--seed", help="The same seed gives the same result.")
+]
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING),
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads. Default: all.", rich_help_panel=RUNNING),
+]
+CacheDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        help="Where features are kept. Default: $RECONTOUR_CACHE_DIR, else the user's cache.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Overwrite: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=RUNNING)
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=RUNNING)
+]
+Verbose: TypeAlias = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=RUNNING)
+]
+OutputFormat: TypeAlias = Annotated[
+    Format, typer.Option("--format", help="How the result is printed.")
+]
+
+
+def excluded(given: list[str] | None) -> tuple[str, ...]:
+    """The patterns of classes to leave out: those given, else the default ones."""
+    return DEFAULT.exclude_classes if given is None else tuple(given)

@@ -1,0 +1,212 @@
+"""`recontour refine`: the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recontour.cli import console
+from recontour.cli import options as o
+from recontour.errors import UsageError
+from recontour.recipe import Recipe, Runtime
+
+
+class Only(StrEnum):
+    """Directions in which the outline may move."""
+
+    add = "add"
+    remove = "remove"
+
+
+class PostProcess(StrEnum):
+    """Sets of post-processing rules."""
+
+    default = "default"
+    published = "published"
+
+
+def refine(
+    slide: o.SlidePath,
+    coarse: Annotated[
+        Path, typer.Argument(metavar="COARSE", help="Coarse outline: GeoJSON or mask.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Output folder.")],
+    method: o.Method = o.DEFAULT.method,
+    method_option: o.MethodOption = None,
+    encoder: o.EncoderName = o.DEFAULT.encoder,
+    classes: o.Classes = None,
+    exclude_class: o.ExcludeClasses = None,
+    mpp: o.Mpp = None,
+    mpp_embed: o.MppEmbed = None,
+    cell_um: o.CellUm = None,
+    label_rule: o.LabelRule = o.DEFAULT.label_rule,
+    tissue: o.Tissue = o.DEFAULT.tissue,
+    origin: o.Origin = o.DEFAULT.origin,
+    threshold: o.Threshold = o.DEFAULT.threshold,
+    smooth_cells: Annotated[
+        float,
+        typer.Option(
+            "--smooth-cells",
+            help="σ of the smoothing of probabilities, in cells.",
+            rich_help_panel=o.REFINING,
+        ),
+    ] = o.DEFAULT.smooth_cells,
+    min_area_um2: o.MinArea = None,
+    simplify_um: Annotated[
+        float | None,
+        typer.Option(
+            "--simplify-um",
+            metavar="UM",
+            help="How far simplification may move a border. Default: a twentieth of a cell.",
+            rich_help_panel=o.REFINING,
+        ),
+    ] = None,
+    only: Annotated[
+        Only | None,
+        typer.Option(
+            "--only", help="Let the outline only grow or only shrink.", rich_help_panel=o.REFINING
+        ),
+    ] = None,
+    within_um: Annotated[
+        float | None,
+        typer.Option(
+            "--within-um",
+            metavar="N",
+            help="Never move further than N µm from the given outline.",
+            rich_help_panel=o.REFINING,
+        ),
+    ] = None,
+    postprocess: Annotated[
+        PostProcess,
+        typer.Option(
+            "--postprocess",
+            help="default, or published: Gaussian, threshold 0.6 and 100 cells, as in the paper.",
+            rich_help_panel=o.REFINING,
+        ),
+    ] = PostProcess.default,
+    seed: o.Seed = o.DEFAULT.seed,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    cache_dir: o.CacheDir = None,
+    overwrite: o.Overwrite = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say the grid, cells, expected time and memory; write nothing.",
+            rich_help_panel=o.RUNNING,
+        ),
+    ] = False,
+    format: o.OutputFormat = o.Format.table,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Refine a coarse outline on a slide; leaves GeoJSON for QuPath, a picture and a report."""
+    recipe = Recipe(
+        method=method,
+        method_options=parse_options(method_option or []),
+        encoder=encoder,
+        classes=tuple(classes or ()),
+        exclude_classes=o.DEFAULT.exclude_classes
+        if exclude_class is None
+        else tuple(exclude_class),
+        mpp=mpp,
+        mpp_embed=mpp_embed,
+        cell_um=cell_um,
+        label_rule=label_rule,
+        tissue=tissue,
+        origin=origin,
+        threshold=threshold,
+        smooth_cells=smooth_cells,
+        min_area_um2=min_area_um2,
+        simplify_um=simplify_um,
+        only=only.value if only else None,
+        within_um=within_um,
+        postprocess=postprocess.value,
+        seed=seed,
+    )
+    if dry_run:
+        _plan(slide, coarse, recipe, Runtime(device, threads, cache_dir), format)
+        return
+    from recontour.runs import refine_to_folder
+
+    with console.progress_of(quiet) as progress:
+        runtime = Runtime(device, threads, cache_dir, progress=progress)
+        outcome = refine_to_folder(slide, coarse, out, recipe, runtime, overwrite=overwrite)
+    if outcome.already_done:
+        console.say(f"{out} already holds this run, finished; nothing to do", quiet=quiet)
+    elif outcome.resumed:
+        console.say("resumed an unfinished run", quiet=quiet)
+    console.warn(outcome.summary["warnings"])
+    if verbose:
+        console.warn(outcome.summary["repairs"], quiet=quiet)
+    if format is o.Format.json:
+        console.print_json(outcome.summary)
+    elif not quiet:
+        print_summary(outcome.summary, out)
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is read as a number, true or false where it is one."""
+    import json
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--method-option {pair}: write NAME=VALUE, e.g. bags=500")
+        try:
+            found[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            found[name.replace("-", "_")] = text
+    return found
+
+
+def print_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """What a person wants to know first."""
+    rows = [("cells", _cells(summary))]
+    for name, area in summary["areas_um2"].items():
+        rows.append(
+            (
+                name,
+                f"{area['coarse'] / 1e6:.3f} mm² -> {area['refined'] / 1e6:.3f} mm² "
+                f"(+{area['added'] / 1e6:.3f}, -{area['removed'] / 1e6:.3f})",
+            )
+        )
+    rows.append(("objects", str(len(summary["objects"]))))
+    rows.append(("time", f"{sum(summary['timings_s'].values()):.1f} s"))
+    rows.append(("look at", str(out / "overview.png")))
+    rows.append(("open in QuPath", str(out / "refined.geojson")))
+    console.print_table(f"Refined {summary['slide']['id']}", rows)
+
+
+def _cells(summary: Mapping[str, Any]) -> str:
+    grid = summary["grid"]
+    return f"{grid['n_cells']:,} of {grid['cell_um']:.1f} µm: {'; '.join(grid['reasons'])}"
+
+
+def _plan(slide: Path, coarse: Path, recipe: Recipe, runtime: Runtime, format: o.Format) -> None:
+    from recontour.planning import plan
+
+    found = plan(slide, coarse, recipe, runtime=runtime)
+    if format is o.Format.json:
+        console.print_json(found)
+        return
+    labels = ", ".join(f"{name} {count:,}" for name, count in found["labels"].items())
+    expected = found["expected"]
+    console.print_table(
+        f"Would refine {found['slide']['id']} (dry run; nothing was written)",
+        [
+            ("µm/px", f"{found['slide']['mpp']:.4f} ({found['slide']['mpp_source']})"),
+            ("cells", _cells(found)),
+            ("labels", labels),
+            ("expected time", f"{expected['seconds']:.0f} s, of which embedding "
+                              f"{expected['seconds_embed']:.0f} s ({expected['cached']} cached)"),
+            ("expected memory", f"{expected['bytes'] / 2**30:.2f} GiB"),
+        ],
+    )  # fmt: skip
+    console.warn(found["warnings"])

@@ -1,0 +1,91 @@
+"""The path of the data: slide and coarse outline in, fine outline out.
+
+`refine_slide` is the whole of it; each step is one function that lives elsewhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recontour.clock import Clock
+from recontour.constraints import constrain
+from recontour.embedding import embed_patches
+from recontour.postprocess import clean_labels, rules_for, smooth_probs
+from recontour.preparation import open_cache, prepare
+from recontour.recipe import Recipe, Runtime
+from recontour.refiners import make_refiner
+from recontour.summary import list_changes, list_objects, state_facts
+from recontour.tracing import trace_regions
+from recontour.trust import check_labels
+from recontour.types import Annotation, Refinement, Slide
+
+
+def refine_slide(
+    slide: Slide | str | Path,
+    coarse: Annotation | str | Path,
+    recipe: Recipe | None = None,
+    *,
+    runtime: Runtime | None = None,
+) -> Refinement:
+    """Refine the coarse outline of a region on one slide.
+
+    Parameters
+    ----------
+    slide : a slide, or the path of one
+    coarse : the coarse outline in level-0 px, or the path of a GeoJSON or mask
+    recipe : every setting that changes the result; the defaults suit most slides
+    runtime : device, threads, cache, progress
+
+    Returns
+    -------
+    Refinement, with the new objects in `.annotation`; nothing is written but the feature cache
+
+    Raises
+    ------
+    RecontourError : see `recontour.errors`; the message says what to do
+    """
+    recipe, runtime, clock = recipe or Recipe(), runtime or Runtime(), Clock()
+    refiner = make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
+    with clock("prepare"):
+        work = prepare(slide, coarse, recipe, runtime)
+        rules = rules_for(recipe, work.grid)
+    with clock("embed"):
+        features = embed_patches(
+            work.slide,
+            work.lattice,
+            work.encoder,
+            cache=open_cache(runtime),
+            progress=runtime.progress,
+            threads=runtime.threads,
+        )
+    patches = work.patch_set(features)
+    with clock("learn"):
+        runtime.progress("fit", 0, 1)
+        probs = refiner.fit([patches]).predict_proba(patches)
+        trust = check_labels(patches, seed=recipe.seed)
+        runtime.progress("fit", 1, 1)
+    with clock("trace"):
+        smooth = smooth_probs(work.grid, probs, rules)
+        decided = clean_labels(work.grid, smooth, rules)
+        traced = trace_regions(work.grid, smooth, decided, rules, slide_size=work.slide.size)
+        areas = constrain(
+            traced,
+            work.drawn,
+            only=recipe.only,
+            within_px=recipe.within_um and recipe.within_um / work.slide.mpp,
+            excluded=work.selection.excluded,
+        )
+        objects = list_objects(work, areas, patches, smooth, recipe)
+        changes = list_changes(work, areas, patches, smooth, rules, recipe)
+    return Refinement(
+        patches=patches,
+        probs=probs,
+        annotation=Annotation(work.slide.id, objects, source=f"recontour {recipe.method}"),
+        changes=Annotation(work.slide.id, changes, source=f"recontour {recipe.method}"),
+        coarse=work.coarse,
+        tissue=work.tissue,
+        recipe=recipe,
+        facts=state_facts(work, features, areas, patches, smooth, objects, rules, trust.facts),
+        warnings=(*work.warnings, *trust.warnings, *features.notes),
+        timings=clock.seconds,
+    )

@@ -1,0 +1,118 @@
+"""What a run would take (`--dry-run`), and embedding ahead of one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recontour.embedding import Features, cached_cells, embed_patches, estimate
+from recontour.encoders import load_encoder
+from recontour.files import atomic_path
+from recontour.grid import GridChoice, make_grid
+from recontour.postprocess import rules_for
+from recontour.preparation import (
+    choose_grid,
+    describe_grid,
+    describe_slide,
+    open_cache,
+    prepare,
+    tissue_of,
+)
+from recontour.recipe import Recipe, Runtime
+from recontour.refiners import make_refiner
+from recontour.slides import open_slide
+from recontour.types import DenseEncoder, Encoder, PatchGrid
+
+SCHEMA = "recontour.plan/1"
+SECONDS_A_CELL = 1.2e-4
+"""Learning, checking and tracing with the default refiner on two cores; `benchmarks/refine.py`."""
+BASE_BYTES = 700 * 2**20
+"""Python with torch and the encoder, before the first window."""
+
+
+def plan(
+    slide: Path, coarse: Path, recipe: Recipe, *, runtime: Runtime | None = None
+) -> dict[str, Any]:
+    """Grid, cells, labels, expected time and memory of a run; nothing is written.
+
+    Raises
+    ------
+    RecontourError : whatever would stop the run before its first pixel is embedded
+    """
+    runtime = runtime or Runtime()
+    make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
+    with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+        work = prepare(opened, coarse, recipe, runtime)
+        rules_for(recipe, work.grid)
+        cost = estimate(work.lattice, work.encoder)
+        cached = cached_cells(opened, work.lattice, work.encoder, open_cache(runtime))
+        share = 1 - cached / len(work.lattice)
+        embedding = share * cost["pixels"] / pixels_per_second(work.encoder)
+        return {
+            "schema": SCHEMA,
+            "slide": describe_slide(opened),
+            "grid": describe_grid(work.choice, work.grid),
+            "labels": work.label_counts,
+            "expected": {
+                "seconds": embedding + SECONDS_A_CELL * len(work.grid),
+                "seconds_embed": embedding,
+                "cached": cached,
+                "windows": cost["windows"],
+                "pixels": cost["pixels"],
+                "bytes": BASE_BYTES + cost["peak_bytes"],
+            },
+            "warnings": list(work.warnings),
+        }
+
+
+def pixels_per_second(encoder: Encoder) -> float:
+    """Speed of an encoder on this machine, from one small trial."""
+    side = 512 if isinstance(encoder, DenseEncoder) else encoder.patch_px
+    count = 1 if isinstance(encoder, DenseEncoder) else 16
+    pixels = np.full((count, side, side, 3), 200, np.uint8)
+    encode = encoder.dense if isinstance(encoder, DenseEncoder) else encoder
+    encode(pixels)
+    start = time.perf_counter()
+    encode(pixels)
+    return pixels.size / 3 / (time.perf_counter() - start)
+
+
+def embed_slide(
+    slide: Path, recipe: Recipe, *, runtime: Runtime | None = None
+) -> tuple[PatchGrid, Features, GridChoice]:
+    """Embed all tissue of a slide into the cache, with the cells that `refine` would choose."""
+    runtime = runtime or Runtime()
+    with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+        tissue = tissue_of(opened, recipe)
+        encoder = load_encoder(recipe.encoder, device=runtime.device, threads=runtime.threads)
+        choice = choose_grid(opened, tissue, encoder, recipe)
+        grid = make_grid(opened.size, opened.mpp, tissue, choice, patch_px=encoder.patch_px)
+        features = embed_patches(
+            opened,
+            grid,
+            encoder,
+            cache=open_cache(runtime),
+            progress=runtime.progress,
+            threads=runtime.threads,
+        )
+    return grid, features, choice
+
+
+def export_features(path: Path, grid: PatchGrid, features: Features) -> None:
+    """Write an .npz: `centres` (n, 2) level-0 px, `rows`, `cols`, `cell` and `context` (n, d)."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            centres=grid.centres,
+            rows=grid.rows,
+            cols=grid.cols,
+            cell=features.cell,
+            context=features.context,
+            stride_px=grid.stride,
+            mpp=grid.mpp,
+            mpp_embed=grid.mpp_embed,
+        )

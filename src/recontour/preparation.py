@@ -1,0 +1,211 @@
+"""What a run needs before the first pixel is embedded: cheap, so that mistakes show at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recontour.annotations import read_annotation
+from recontour.annotations.select import Selection, select_regions
+from recontour.cache import FeatureCache
+from recontour.embedding import Features
+from recontour.encoders import load_encoder
+from recontour.errors import AnnotationError, RefinerError, TissueError
+from recontour.geometry import polygonal, union
+from recontour.grid import GridChoice, centres_inside, choose_cells, label_patches, make_grid
+from recontour.recipe import Recipe, Runtime
+from recontour.slides import frame_of, open_slide
+from recontour.tissue import TISSUE_RULES, find_tissue
+from recontour.types import Annotation, Encoder, Geometry, PatchGrid, PatchSet, Slide
+
+FEW_ON_TISSUE = 0.5
+"""Warn when less than this share of the outline lies on tissue."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A slide with its outline, laid out in cells, ready to be embedded.
+
+    `drawn` holds the area of each class as the user outlined it, `tissue` where refinement takes
+    place. `lattice` has every tissue cell and is what gets embedded, so that features outlive a
+    change of the outlines; `kept` says which of its cells take part (not excluded), and `grid`
+    holds those. `labels` int8 (n,) is the coarse label of each.
+    """
+
+    slide: Slide
+    coarse: Annotation
+    selection: Selection
+    drawn: tuple[Geometry, ...]
+    tissue: Geometry
+    choice: GridChoice
+    lattice: PatchGrid
+    kept: NDArray[np.bool_]
+    grid: PatchGrid
+    labels: NDArray[np.int8]
+    encoder: Encoder
+    warnings: tuple[str, ...]
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """Cells of each class, background first."""
+        counts = np.bincount(self.labels, minlength=len(self.selection.classes))
+        return {name: int(n) for name, n in zip(self.selection.classes, counts, strict=True)}
+
+    def patch_set(self, features: Features) -> PatchSet:
+        """What a refiner sees, from the features of the lattice."""
+        cell, context = features.cell, features.context
+        if not self.kept.all():
+            cell, context = cell[self.kept], context[self.kept]
+        return PatchSet(
+            self.slide.id, self.grid, cell, self.labels, self.selection.classes, context
+        )
+
+
+def prepare(
+    slide: Slide | str | Path,
+    coarse: Annotation | str | Path,
+    recipe: Recipe,
+    runtime: Runtime,
+) -> Work:
+    """Open, read, find tissue, lay the grid, label the cells; nothing is embedded yet.
+
+    Raises
+    ------
+    AnnotationError : the outline lies off the slide or off the tissue
+    RefinerError : a class, or the background, has no cell at all
+    """
+    slide = slide if isinstance(slide, Slide) else open_slide(slide, mpp=recipe.mpp)
+    if not isinstance(coarse, Annotation):
+        coarse = read_annotation(coarse, frame_of(slide, recipe.origin))
+    selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)
+    drawn = tuple(union(r.geometry for r in regions) for regions in selection.regions)
+    warnings = list(_check_on_slide(slide, coarse, union(drawn)))
+    runtime.progress("tissue", 0, 1)
+    whole = tissue_of(slide, recipe)
+    runtime.progress("tissue", 1, 1)
+    encoder = load_encoder(recipe.encoder, device=runtime.device, threads=runtime.threads)
+    choice = choose_grid(slide, whole, encoder, recipe)
+    lattice = make_grid(slide.size, slide.mpp, whole, choice, patch_px=encoder.patch_px)
+    kept = np.ones(len(lattice), bool)
+    kept[centres_inside(lattice, selection.excluded)] = False
+    if not kept.any():
+        raise TissueError(f"{slide.id}: the excluded regions cover all of the tissue")
+    grid = replace(lattice, rows=lattice.rows[kept], cols=lattice.cols[kept])
+    tissue = polygonal(whole.difference(selection.excluded))
+    warnings += _check_on_tissue(drawn, tissue)
+    work = Work(
+        slide=slide,
+        coarse=coarse,
+        selection=selection,
+        drawn=drawn,
+        tissue=tissue,
+        choice=choice,
+        lattice=lattice,
+        kept=kept,
+        grid=grid,
+        labels=label_patches(grid, selection.regions, recipe.label_rule),
+        encoder=encoder,
+        warnings=tuple(warnings),
+    )
+    _check_labelled(work)
+    return work
+
+
+def open_cache(runtime: Runtime) -> FeatureCache | None:
+    """The feature cache a run uses; None where it is switched off."""
+    return FeatureCache(runtime.cache_dir) if runtime.use_cache else None
+
+
+def choose_grid(slide: Slide, tissue: Geometry, encoder: Encoder, recipe: Recipe) -> GridChoice:
+    """The cells for this slide, as the recipe fixes them or as the slide suggests."""
+    return choose_cells(
+        slide.mpp,
+        slide.size,
+        tissue,
+        encoder_mpp=encoder.mpp,
+        cell_um=recipe.cell_um,
+        mpp_embed=recipe.mpp_embed,
+    )
+
+
+def tissue_of(slide: Slide, recipe: Recipe) -> Geometry:
+    """The tissue by the recipe's rule, or as outlined in the file it names."""
+    if recipe.tissue in TISSUE_RULES or not Path(recipe.tissue).suffix:
+        return find_tissue(slide, recipe.tissue)
+    outlined = read_annotation(Path(recipe.tissue), frame_of(slide, recipe.origin))
+    return union(region.geometry for region in outlined.regions)
+
+
+def describe_slide(slide: Slide) -> dict[str, Any]:
+    """What is known of a slide, as JSON types."""
+    return {
+        "id": slide.id,
+        "size": list(slide.size),
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "bounds": list(slide.bounds),
+        "level_mpps": list(slide.level_mpps),
+        "reader": slide.reader,
+        "fingerprint": slide.fingerprint,
+    }
+
+
+def describe_grid(choice: GridChoice, grid: PatchGrid) -> dict[str, Any]:
+    """The grid and why it is as it is, as JSON types."""
+    return {
+        "cell_um": grid.cell_um,
+        "cell_px": grid.stride,
+        "mpp_embed": grid.mpp_embed,
+        "n_cells": len(grid),
+        "shape": list(grid.shape),
+        "reasons": list(choice.reasons),
+    }
+
+
+def _check_on_slide(slide: Slide, coarse: Annotation, drawn: Geometry) -> Sequence[str]:
+    width, height = slide.size
+    x0, y0, x1, y1 = drawn.bounds
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        raise AnnotationError(
+            f"{coarse.source}: the outline (x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}) lies "
+            f"off the slide ({width} x {height} px): is it the right slide? If the coordinates "
+            "are shifted, try --origin level0 or --origin bounds"
+        )
+    if x0 < -1 or y0 < -1 or x1 > width + 1 or y1 > height + 1:
+        return [
+            f"the outline (x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}) reaches past the slide "
+            f"({width} x {height} px): is it the right slide, and the right --origin?"
+        ]
+    return []
+
+
+def _check_on_tissue(drawn: Sequence[Geometry], tissue: Geometry) -> Sequence[str]:
+    area = sum(g.area for g in drawn)
+    on_tissue = sum(g.intersection(tissue).area for g in drawn)
+    if area > 0 and on_tissue / area < FEW_ON_TISSUE:
+        return [
+            f"only {on_tissue / area:.0%} of the outlined area is on tissue: is it the right "
+            "slide, and the right --origin? (--tissue changes how tissue is found)"
+        ]
+    return []
+
+
+def _check_labelled(work: Work) -> None:
+    for name, count in work.label_counts.items():
+        if count:
+            continue
+        if name == work.selection.classes[0]:
+            raise RefinerError(
+                f"{work.coarse.source}: the outline covers all {len(work.grid)} tissue cells of "
+                f"{work.slide.id}: nothing is left to tell it from; outline less"
+            )
+        raise RefinerError(
+            f"{work.coarse.source}: no tissue cell of {work.slide.id} lies in an outline of class "
+            f"{name!r}: is the outline on tissue, and larger than a cell of "
+            f"{work.grid.cell_um:.0f} µm? (--cell-um, --tissue and --origin change that)"
+        )

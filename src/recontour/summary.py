@@ -1,0 +1,126 @@
+"""What a run has to say: its objects, its changes, and the figures for `run.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recontour.changes import find_changes, uncertain_cells
+from recontour.embedding import Features
+from recontour.grid import label_patches
+from recontour.objects import make_objects
+from recontour.postprocess import Rules
+from recontour.preparation import Work, describe_grid, describe_slide
+from recontour.recipe import Recipe, digest
+from recontour.trust import noise_found
+from recontour.types import Geometry, PatchSet, Region
+
+Probs = NDArray[np.float32]
+
+
+def list_objects(
+    work: Work, areas: Sequence[Geometry], patches: PatchSet, probs: Probs, recipe: Recipe
+) -> tuple[Region, ...]:
+    """The new objects, with parents and scores; slivers that constraints cut off are dropped."""
+    # Where the user's own outline is kept (--only, --within-um), so are its small parts.
+    smallest = 0.0 if recipe.only or recipe.within_um else 0.25 * work.grid.stride**2
+    return make_objects(
+        areas,
+        work.selection.regions,
+        patches,
+        probs,
+        key=_key(work, recipe),
+        min_area_px=smallest,
+    )
+
+
+def list_changes(
+    work: Work,
+    areas: Sequence[Geometry],
+    patches: PatchSet,
+    probs: Probs,
+    rules: Rules,
+    recipe: Recipe,
+) -> tuple[Region, ...]:
+    """Areas added, removed and uncertain."""
+    return find_changes(
+        areas,
+        work.drawn,
+        patches,
+        probs,
+        work.tissue,
+        key=_key(work, recipe),
+        threshold=rules.threshold,
+    )
+
+
+def state_facts(
+    work: Work,
+    features: Features,
+    areas: Sequence[Geometry],
+    patches: PatchSet,
+    probs: Probs,
+    objects: Sequence[Region],
+    rules: Rules,
+    trust: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Figures and choices of a run, as JSON types, unrounded."""
+    classes = patches.classes
+    um2 = work.slide.mpp**2
+    refined = label_patches(work.grid, [[area] for area in areas])
+    changed = int(np.count_nonzero(refined != work.labels))
+    return {
+        "slide": describe_slide(work.slide),
+        "grid": describe_grid(work.choice, work.grid),
+        "classes": list(classes),
+        "labels": work.label_counts,
+        "areas_um2": {
+            name: {
+                "coarse": drawn.area * um2,
+                "coarse_on_tissue": drawn.intersection(work.tissue).area * um2,
+                "refined": area.area * um2,
+                "added": area.difference(drawn).area * um2,
+                "removed": drawn.difference(area).area * um2,
+            }
+            for name, drawn, area in zip(classes[1:], work.drawn, areas, strict=True)
+        },
+        "tissue_um2": work.tissue.area * um2,
+        "cells": {
+            "changed": changed,
+            "changed_share": changed / len(work.grid),
+            "uncertain": int(np.count_nonzero(uncertain_cells(probs, rules.threshold))),
+        },
+        "noise": noise_found(patches, probs),
+        "trust": dict(trust),
+        "encoder": work.encoder.identifier,
+        "embedding": {
+            "cells_from_cache": features.from_cache,
+            "seconds_read": features.seconds_read,
+            "seconds_embed": features.seconds_embed,
+        },
+        "postprocessing": {
+            "threshold": rules.threshold,
+            "sigma_cells": rules.sigma_cells,
+            "min_area_um2": rules.min_area_cells * work.grid.cell_um**2,
+            "simplify_um": rules.simplify_px * work.slide.mpp,
+        },
+        "objects": [
+            {
+                "id": region.id,
+                "class": region.label,
+                "area_um2": region.geometry.area * um2,
+                "score": region.score,
+                "parent": region.properties["metadata"]["parent"],
+            }
+            for region in objects
+        ],
+    }
+
+
+def _key(work: Work, recipe: Recipe) -> str:
+    """Names what the ids of new objects depend on: the same run gives the same ids."""
+    regions = [[r.id, r.geometry.wkb_hex] for group in work.selection.regions for r in group]
+    return digest([work.slide.fingerprint, regions, recipe.digest()])
