@@ -28,6 +28,10 @@ MIN_CELLS, MAX_CELLS = 500, 200_000
 MIN_CELL_UM, MIN_CELL_PX = 8.0, 16
 """A cell is never halved below one nucleus or below what the slide resolves."""
 
+MAX_LATTICE = 50_000_000
+"""Cells of the full lattice; beyond it a cell is surely a slip of the user's (8 µm cells on the
+largest slides are 40 million)."""
+
 LABEL_RULES = ("centre", "published")
 
 
@@ -88,6 +92,12 @@ def choose_cells(
     reasons: list[str] = []
 
     def count(side: int) -> int:
+        rows, cols = _lattice_shape(slide_size, side, origin)
+        if rows * cols > MAX_LATTICE:
+            raise GridError(
+                f"cells of {_um(side, slide_mpp)} would make a lattice of {rows:,} x {cols:,}; "
+                "pass a larger --cell-um"
+            )
         return len(_cells_on(tissue, slide_size, side, origin)[0])
 
     if cell_um is not None:
@@ -100,6 +110,10 @@ def choose_cells(
             )
         n = count(cell)
         reasons.append(f"cells of {_um(cell, slide_mpp)}: as asked for")
+        if n < MIN_CELLS:
+            reasons.append(f"only {n} tissue cells: few to learn from")
+        elif n > MAX_CELLS:
+            reasons.append(f"{n:,} tissue cells: this takes long and much memory")
     else:
         cell = round(CELL_UM / slide_mpp)
         if CELL_UM / slide_mpp < 31.5:
