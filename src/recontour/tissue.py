@@ -106,8 +106,8 @@ def _check_rule(rule: str) -> None:
 
 def _hsv_otsu(rgb: NDArray[np.uint8]) -> Mask:
     """Hue and saturation above their Otsu thresholds."""
-    values = rgb.astype(np.float32) / 255
-    high, low = values.max(axis=2), values.min(axis=2)
+    values = rgb.astype(np.float32) / np.float32(255)
+    low, high = _extremes(values)
     spread = high - low
     saturation = np.divide(spread, high, out=np.zeros_like(high), where=high > 0)
     safe = np.where(spread > 0, spread, 1)
@@ -202,9 +202,16 @@ def _robust(rgb: NDArray[np.uint8]) -> Mask:
     return mask
 
 
+def _extremes(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Least and greatest of three channels; far quicker than a reduction over so short an axis."""
+    first, second, third = np.moveaxis(values, 2, 0)
+    low = np.minimum(np.minimum(first, second), third)
+    return low, np.maximum(np.maximum(first, second), third)
+
+
 def _glass(smooth: NDArray[np.float32]) -> Mask:
     """The pixels that are plainly glass; none when there are too few to trust."""
-    low, high = smooth.min(axis=2), smooth.max(axis=2)
+    low, high = _extremes(smooth)
     candidates = (low > GLASS_MIN) & (high - low < GLASS_SPREAD)
     if candidates.mean() < GLASS_SHARE:
         return np.zeros_like(candidates)
@@ -219,7 +226,7 @@ def _ink(density: NDArray[np.float32]) -> Mask:
     from scipy import ndimage
 
     red, green, blue = np.moveaxis(density, 2, 0)
-    peak = density.max(axis=2)
+    floor, peak = _extremes(density)
     visible = peak > 0.08
     inks = (
         # Blue and green ink take away red first, which no stain of tissue does.
@@ -231,13 +238,14 @@ def _ink(density: NDArray[np.float32]) -> Mask:
     )
     stained = visible & (green > red) & (green > blue)
     # Black ink and borders: dark, in all colours alike.
-    marks = [(density.min(axis=2) > 0.7) & (density.min(axis=2) > 0.75 * peak)]
+    marks = [(floor > 0.7) & (floor > 0.75 * peak)]
     marks += [mark for mark in inks if mark.sum() <= INK_SHARE * (mark | stained).sum()]
-    found = np.zeros(peak.shape, bool)
-    for mark in marks:
-        # Single pixels are nuclei or pigment; a pen is several pixels wide.
-        solid = ndimage.binary_opening(mark, np.ones((3, 3), bool))
-        found |= ndimage.binary_propagation(solid, mask=mark)
+    found = np.asarray(np.logical_or.reduce(marks))
+    if not found.any():
+        return found
+    # Single pixels are nuclei or pigment; a pen is several pixels wide.
+    solid = ndimage.binary_opening(found, np.ones((3, 3), bool))
+    found = ndimage.binary_propagation(solid, mask=found)
     # The rim of a stroke mixes with what lies beneath it.
     return np.asarray(ndimage.binary_dilation(found, np.ones((3, 3), bool), iterations=2), bool)
 

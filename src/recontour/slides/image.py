@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from recontour.errors import SlideError
 from recontour.slides.fingerprint import fingerprint
@@ -18,6 +21,9 @@ MAX_MEGAPIXELS = 400
 """1.2 GB of RGB in memory: what is larger belongs in a pyramid."""
 
 FORMATS = ("PNG", "JPEG", "TIFF")
+
+_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
+"""What Pillow raises on damaged files, depending on where the damage is."""
 
 _opening = threading.Lock()
 
@@ -33,7 +39,7 @@ class ImageReader:
         try:
             with _open(path):
                 return True
-        except (OSError, SyntaxError, ValueError):
+        except _DAMAGE:
             return False
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
@@ -50,8 +56,7 @@ class ImageReader:
                 self._pixels: NDArray[np.uint8] | None = np.asarray(_as_rgb(image, path.name))
         except UnidentifiedImageError as error:
             raise SlideError(f"{path.name} is not a PNG, JPEG or TIFF image") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            # Pillow reports damage to a PNG as SyntaxError.
+        except _DAMAGE as error:
             raise SlideError(f"{path.name} is damaged or truncated: {error}") from error
         height, width = self._pixels.shape[:2]
         self._name = path.name
@@ -87,8 +92,12 @@ class ImageReader:
 
 
 def _open(path: Path) -> Image.Image:
-    """Open without Pillow's limit on size, which guards against hostile files, not large ones."""
-    with _opening:
+    """Open without Pillow's limit on size, which guards against hostile files, not large ones.
+
+    Its warnings about odd metadata are left out: what matters comes back as an error.
+    """
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(path, formats=FORMATS)
@@ -111,8 +120,8 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _properties(image: Image.Image) -> dict[str, str]:
     """The image's resolution under OpenSlide's names."""
-    if image.format == "TIFF":
-        tags = image.getexif()
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
         units = {2: "inch", 3: "centimeter"}
         return {
             "tiff.XResolution": str(_float(tags.get(282))),

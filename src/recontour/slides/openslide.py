@@ -29,6 +29,7 @@ class OpenSlideReader:
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         self._name = path.name
+        self._closed = False
         try:
             self._slide = openslide.OpenSlide(path)
             properties: Mapping[str, str] = dict(self._slide.properties)
@@ -65,6 +66,8 @@ class OpenSlideReader:
         ------
         SlideError : the file is damaged there, or the slide was closed
         """
+        if self._closed:
+            raise SlideError(f"{self._name} was closed")
         level = best_level(self.level_mpps, mpp)
         factor = self._downsamples[level]
         ratio = self._ratios[level]
@@ -86,6 +89,7 @@ class OpenSlideReader:
 
     def close(self) -> None:
         """Release the file."""
+        self._closed = True
         self._slide.close()
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from recontour.errors import UsageError
+
 ReadPixels = Callable[[int, int, int, int], Image.Image]
 """RGB image of the rectangle (x, y, width, height) of a level, which lies inside the level."""
 
@@ -67,8 +69,17 @@ def resample(
     Returns
     -------
     uint8 (height, width, 3)
+
+    Raises
+    ------
+    UsageError : an empty, negative or infinite region
     """
     width, height = size
+    if width < 1 or height < 1 or not 0 < scale < math.inf or not all(map(math.isfinite, corner)):
+        raise UsageError(
+            f"read_region cannot give {width} x {height} px at ({corner[0]:g}, {corner[1]:g}), "
+            f"{scale:g} stored px each: sizes must be positive and all of it finite"
+        )
     out = np.full((height, width, 3), 255, np.uint8)
     scale = _rounded_scale(scale, max(size))
     piece = max(1, int(PIECE_PX / scale))
