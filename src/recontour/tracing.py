@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from recontour.geometry import polygonal, simplify_shared, snap, union
+from recontour.geometry import SNAP_PX, polygonal, simplify_shared, snap
 from recontour.postprocess import Rules
 from recontour.types import Geometry, PatchGrid
 
@@ -69,11 +69,14 @@ def trace_regions(
         elif not (rest & (labels > k)).any():
             areas += [area, shapely.Polygon()]
         else:
-            against = fields[k - 1] - np.max(fields[k:], axis=0)
+            # Each cell's rival is the class across the nearest border, not its own second best:
+            # the border then runs where those two are equal.
+            rival = _extend(labels, labels > k)
+            against = fields[k - 1] - np.choose(rival - k - 1, fields[k:])
             own = _trace(grid, _extend(against, rest), _extend(labels == k, rest), None)
             areas += [polygonal(area.intersection(own)), polygonal(area.difference(own))]
     if classes > 2:
-        areas = _share_nodes(areas)
+        areas = _match_borders(areas)
     if rules.simplify_px > 0:
         areas = simplify_shared(areas, rules.simplify_px)
     return [snap(area) for area in areas]
@@ -112,11 +115,9 @@ def _trace(
     if not inside.any():
         return shapely.Polygon()
     height = float(np.abs(field).max()) or 1.0
-    # A border between +a and -b passes the first centre at a / (a + b) cells.
-    least = height * MARGIN_CELLS / (1 - MARGIN_CELLS)
     # Where the label map overrules the field, the cell is as sure as can be.
-    field = np.where(inside == (field > 0), field, height)
-    field = np.where(inside, 1.0, -1.0) * np.clip(np.abs(field), least, height)
+    size = np.where(inside == (field > 0), np.maximum(np.abs(field), 1e-6 * height), height)
+    field = _keep_off_centres(np.where(inside, size, -size))
     # The last cells are continued past the edge and closed there; the edge then cuts them.
     field = np.pad(np.pad(field, 1, mode="edge"), 1, constant_values=-height)
     generator = contourpy.contour_generator(
@@ -131,6 +132,28 @@ def _trace(
         shapely.GeometryType.POLYGON, coords, (rings.astype(np.int64), polygons.astype(np.int64))
     )
     return _cut(parts, _frame(grid, slide_size))
+
+
+def _keep_off_centres(field: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Move values away from 0 where the border would pass a centre closer than `MARGIN_CELLS`.
+
+    Between +a and -b it passes the first centre at a / (a + b) cells, so a must not be less than
+    b times `MARGIN_CELLS / (1 - MARGIN_CELLS)`. Elsewhere nothing changes.
+    """
+    ratio = MARGIN_CELLS / (1 - MARGIN_CELLS)
+    index = np.arange(field.size).reshape(field.shape)
+    one = np.concatenate([index[:-1].ravel(), index[:, :-1].ravel()])
+    other = np.concatenate([index[1:].ravel(), index[:, 1:].ravel()])
+    flat = field.ravel()
+    crossed = (flat[one] > 0) != (flat[other] > 0)
+    one, other = one[crossed], other[crossed]
+    one, other = np.concatenate([one, other]), np.concatenate([other, one])
+    size = np.abs(flat)
+    while True:  # few rounds: what one value asks of the next falls to a ninth each time
+        least = ratio * size[other]
+        if (size[one] >= least).all():
+            return np.copysign(size, flat).reshape(field.shape)
+        np.maximum.at(size, one, least)
 
 
 def _frame(grid: PatchGrid, slide_size: tuple[int, int] | None) -> tuple[float, ...]:
@@ -150,13 +173,19 @@ def _cut(parts: NDArray[np.object_], frame: tuple[float, ...]) -> Geometry:
     return polygonal(shapely.multipolygons(shapely.get_parts(parts[~shapely.is_empty(parts)])))
 
 
-def _share_nodes(areas: Sequence[Geometry]) -> list[Geometry]:
-    """Give borders that run together the same points.
+def _match_borders(areas: Sequence[Geometry]) -> list[Geometry]:
+    """Give borders that run together the same points, on the 0.01-px grid.
 
     Where the border between two classes meets that of a third, only the two have a point there;
     to be simplified together all three need it.
     """
-    return [
-        polygonal(union(areas).difference(union([*areas[:k], *areas[k + 1 :]])))
-        for k in range(len(areas))
-    ]
+    borders = [shapely.boundary(area) for area in areas if not area.is_empty]
+    lines = shapely.union_all(borders, grid_size=SNAP_PX)
+    faces = shapely.get_parts(shapely.polygonize(shapely.get_parts(lines)))
+    x, y = shapely.get_coordinates(shapely.point_on_surface(faces)).T
+    matched = []
+    for area in areas:
+        shapely.prepare(area)
+        mine = faces[shapely.contains_xy(area, x, y)]
+        matched.append(polygonal(shapely.coverage_union_all(mine)))
+    return matched
