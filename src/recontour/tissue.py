@@ -130,7 +130,7 @@ def _rgb(rgb: NDArray[np.uint8]) -> Mask:
 def _grey_otsu(rgb: NDArray[np.uint8]) -> Mask:
     """Darker than Otsu's threshold of the luminance."""
     grey = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    mask: Mask = grey <= otsu(grey)
+    mask: Mask = grey < otsu(grey)
     return mask
 
 
