@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import shapely
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
+from recontour.annotations import read_annotation
 from recontour.errors import AnnotationError, GridError, UnknownNameError
 from recontour.grid import (
     GridChoice,
@@ -269,3 +272,25 @@ class TestCoverage:
         assert not coverage(lattice(3, 3), Polygon()).any()
         with pytest.raises(AnnotationError, match="LineString"):
             coverage(lattice(2, 2), LineString([(0, 0), (9, 9)]))  # type: ignore[arg-type]
+
+
+@pytest.mark.real_data
+def test_real_lesions_are_counted_exactly_and_published_labels_lose_their_rim(
+    shared_data: Path,
+) -> None:
+    kept = []
+    for path in sorted((shared_data / "camelyon16").glob("tumor_0*.fine.geojson.gz"))[:3]:
+        areas = [r.geometry for r in read_annotation(path).regions]
+        whole = shapely.union_all(areas)
+        x0, y0, x1, y1 = np.floor(np.array(whole.bounds) / 256).astype(int).tolist()
+        grid = lattice(y1 - y0 + 1, x1 - x0 + 1, 256, (x0 * 256.0, y0 * 256.0))
+        assert coverage(grid, whole).sum(dtype=float) * 256**2 == pytest.approx(whole.area)
+
+        centre = label_patches(grid, [areas])
+        shapely.prepare(whole)
+        assert np.array_equal(centre == 1, shapely.intersects(whole, shapely.points(grid.centres)))
+        published = label_patches(grid, [areas], "published")
+        kept.append(published.sum() / centre.sum())
+    assert len(kept) == 3
+    assert min(kept) > 0.3
+    assert max(kept) < 1.0
