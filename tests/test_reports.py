@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import uuid
@@ -21,7 +22,7 @@ from PIL import Image
 from shapely import Point, Polygon, affinity, box
 
 from recontour.errors import OutputError
-from recontour.reports import write_overview, write_probability, write_report
+from recontour.reports import overview, write_overview, write_probability, write_report
 from recontour.reports.heatmap import halve, pyramid
 from recontour.reports.plots import probability_histogram
 from recontour.reports.summary import (
@@ -45,6 +46,9 @@ from recontour.types import (
 
 CELL = 64  # px
 MPP = 0.5
+DOT = base64.b64decode(  # the smallest PNG
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass
@@ -212,12 +216,17 @@ def two_classes(slide: PaintedSlide) -> Refinement:
 # --- the picture ---------------------------------------------------------------------------------
 
 
-def test_the_picture_shows_the_slide_twice(
-    tmp_path: Path, slide: PaintedSlide, run: Refinement
-) -> None:
-    path = tmp_path / "overview.png"
+@pytest.fixture(scope="module")
+def picture_path(
+    slide: PaintedSlide, run: Refinement, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "overview.png"
     write_overview(slide, run, path)
-    with Image.open(path) as picture:
+    return path
+
+
+def test_the_picture_shows_the_slide_twice(picture_path: Path) -> None:
+    with Image.open(picture_path) as picture:
         assert picture.format == "PNG"
         assert 2000 < picture.width < 2500
         pixels = np.asarray(picture.convert("RGB")).astype(int)
@@ -227,12 +236,13 @@ def test_the_picture_shows_the_slide_twice(
     half = upper.shape[1] // 2
     assert upper[:, :half].sum() > 500
     assert upper[:, half:].sum() > 500
-    assert [p.name for p in tmp_path.iterdir()] == ["overview.png"]
+    assert [p.name for p in picture_path.parent.iterdir()] == ["overview.png"]
 
 
 def test_the_same_run_gives_the_same_picture(
-    tmp_path: Path, slide: PaintedSlide, run: Refinement
+    tmp_path: Path, slide: PaintedSlide, run: Refinement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(overview, "DPI", 40)
     for name in ("a.png", "b.png"):
         write_overview(slide, run, tmp_path / name)
     digests = {hashlib.sha256((tmp_path / n).read_bytes()).digest() for n in ("a.png", "b.png")}
@@ -240,8 +250,12 @@ def test_the_same_run_gives_the_same_picture(
 
 
 def test_the_picture_copes_with_what_runs_end_in(
-    tmp_path: Path, slide: PaintedSlide, two_classes: Refinement
+    tmp_path: Path,
+    slide: PaintedSlide,
+    two_classes: Refinement,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(overview, "DPI", 40)
     nothing = replace(two_classes, annotation=Annotation(slide.id, ()), warnings=("w" * 400, "b"))
     away = affinity.translate(TUMOUR, 20_000, 0)
     for number, refinement in enumerate(
@@ -412,19 +426,21 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(
-    slide: PaintedSlide, run: Refinement, tmp_path_factory: pytest.TempPathFactory
+    slide: PaintedSlide,
+    run: Refinement,
+    picture_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, Page]:
-    folder = tmp_path_factory.mktemp("report")
-    write_overview(slide, run, folder / "overview.png")
-    write_report(slide, run, folder / "report.html", folder / "overview.png")
-    source = (folder / "report.html").read_text("utf-8")
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(slide, run, path, picture_path)
+    source = path.read_text("utf-8")
     return source, Page(source)
 
 
 def test_the_page_stands_alone(page: tuple[str, Page]) -> None:
     source, parsed = page
     assert parsed.open == []  # every tag is closed
-    assert all(value.startswith("data:image/png;base64,") for value in parsed.loads)
+    assert all(value.startswith("data:image/jpeg;base64,") for value in parsed.loads)
     assert len(parsed.loads) == 1
     assert not re.findall(r"@import|url\(|<script|<link", source)
 
@@ -462,7 +478,7 @@ def test_the_page_tells_no_folders(page: tuple[str, Page]) -> None:
 def test_names_from_files_cannot_become_markup(tmp_path: Path, slide: PaintedSlide) -> None:
     nasty = "<script>alert('x')</script>"
     found = refinement_of(slide, {nasty: TUMOUR}, {nasty: TUMOUR}, warnings=(nasty,))
-    (tmp_path / "overview.png").write_bytes(b"not looked at")
+    (tmp_path / "overview.png").write_bytes(DOT)
     write_report(slide, found, tmp_path / "report.html", tmp_path / "overview.png")
     source = (tmp_path / "report.html").read_text("utf-8")
     assert "<script" not in source
@@ -473,7 +489,7 @@ def test_a_run_that_found_nothing_has_a_page(
     tmp_path: Path, slide: PaintedSlide, run: Refinement
 ) -> None:
     empty = replace(run, annotation=Annotation(slide.id, ()), facts={}, warnings=(), timings={})
-    (tmp_path / "overview.png").write_bytes(b"")
+    (tmp_path / "overview.png").write_bytes(DOT)
     write_report(slide, empty, tmp_path / "report.html", tmp_path / "overview.png")
     text = " ".join(Page((tmp_path / "report.html").read_text("utf-8")).text)
     assert "nothing on this slide reached the threshold" in text
@@ -487,7 +503,7 @@ def test_a_thousand_objects_do_not_make_a_thousand_rows(
         [box(x, y, x + 9, y + 9) for x in range(1500, 2500, 20) for y in range(1500, 1900, 20)]
     )
     found = refinement_of(slide, {"Tumor": spots}, {"Tumor": TUMOUR})
-    (tmp_path / "overview.png").write_bytes(b"")
+    (tmp_path / "overview.png").write_bytes(DOT)
     write_report(slide, found, tmp_path / "report.html", tmp_path / "overview.png")
     source = (tmp_path / "report.html").read_text("utf-8")
     assert "The 200 largest of 1,000" in source
@@ -501,6 +517,7 @@ def test_a_full_disk_is_one_clear_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(overview, "DPI", 40)
     png = tmp_path / "overview.png"
     for write in (
         lambda: write_overview(slide, run, png),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recontour.changes import COLOURS
 from recontour.files import atomic_path
 from recontour.reports.summary import (
     ClassSummary,
@@ -25,8 +26,12 @@ from recontour.types import Geometry, Refinement, Slide, iter_polygons
 DPI = 150
 WIDTH, EDGE, GAP = 15.0, 0.35, 0.22  # inches
 INK, FAINT = "#1d1b22", "#6d6875"
-ADDED, REMOVED = "#1e9e3c", "#c81e78"  # as in changes.geojson
+ADDED_RGB, REMOVED_RGB = (tuple(v / 255 for v in COLOURS[c]) for c in ("added", "removed"))
 PROBABILITY_MAP = "viridis"
+# Told apart by their pattern too: stains and eyes differ.
+ADDED: dict[str, Any] = {"facecolor": (*ADDED_RGB, 0.38), "edgecolor": "none"}
+REMOVED: dict[str, Any] = {"facecolor": (*REMOVED_RGB, 0.16), "edgecolor": (*REMOVED_RGB, 0.9)}
+REMOVED |= {"hatch": "////", "linewidth": 0.0}
 
 
 def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
@@ -59,7 +64,7 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
 
     half = (WIDTH - 2 * EDGE - GAP) / 2
     third = (WIDTH - 2 * EDGE - 2 * GAP) / 3
-    header = 0.85 + 0.27 * min(len(classes), 6)
+    header = 0.75 + 0.27 * min(len(classes), 6)
     upper, lower, footer, caption = half * view.aspect, third * detail_aspect, 0.72, 0.3
     height = header + caption + upper + caption + 0.1 + lower + footer
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
@@ -96,8 +101,8 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
         )
         show_view(axes, read_view(slide, window, round(third * DPI)), window, slide.mpp)
         for c in classes:
-            fill_area(axes, c.refined.difference(c.coarse), ADDED)
-            fill_area(axes, c.coarse.difference(c.refined), REMOVED)
+            fill_area(axes, c.refined.difference(c.coarse), **ADDED)
+            fill_area(axes, c.coarse.difference(c.refined), **REMOVED)
         for c in classes:
             draw_outline(axes, c.coarse, c.colour, window, dashed=True)
             draw_outline(axes, c.refined, c.colour, window)
@@ -204,13 +209,13 @@ def draw_outline(
     axes.add_patch(PathPatch(outline, fill=False, edgecolor=rgb, linewidth=width, linestyle=style))
 
 
-def fill_area(axes: Any, geometry: Geometry, colour: str) -> None:
-    """Tint an area."""
+def fill_area(axes: Any, geometry: Geometry, **style: Any) -> None:
+    """Tint or hatch an area."""
     from matplotlib.patches import PathPatch
 
     outline = as_path(geometry)
     if outline is not None:
-        axes.add_patch(PathPatch(outline, facecolor=colour, edgecolor="none", alpha=0.22))
+        axes.add_patch(PathPatch(outline, **style))
 
 
 def as_path(geometry: Any) -> Any:
@@ -261,7 +266,7 @@ def write_header(figure: Any, slide: Slide, classes: Sequence[ClassSummary], hei
         left, 1 - 0.3 / height, slide.id, fontsize=18, fontweight="bold", color=INK, va="top"
     )
     for line, c in enumerate(classes[:6]):
-        y = 1 - (0.92 + 0.27 * line) / height
+        y = 1 - (0.84 + 0.27 * line) / height
         figure.text(left, y, "■", fontsize=13, color=[v / 255 for v in c.colour], va="center")
         text = (
             f"{c.name}: {format_area(c.coarse_um2)} → {format_area(c.refined_um2)}"
@@ -286,8 +291,8 @@ def write_footer(
     handles = [
         Line2D([], [], color=colour, linewidth=1.7, linestyle=(0, (4, 2.2)), label="given"),
         Line2D([], [], color=colour, linewidth=1.7, label="refined"),
-        Patch(facecolor=ADDED, alpha=0.35, label="added"),
-        Patch(facecolor=REMOVED, alpha=0.35, label="removed"),
+        Patch(**ADDED, label="added"),
+        Patch(**REMOVED, label="removed"),
     ]
     legend = figure.legend(
         handles=handles,

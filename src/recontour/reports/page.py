@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from recontour import __version__
+from recontour.changes import COLOURS
 from recontour.files import write_text
 from recontour.reports.plots import histogram_svg, probability_histogram, share_bar
 from recontour.reports.summary import (
@@ -75,7 +77,7 @@ def content(slide: Slide, refinement: Refinement, overview_png: Path) -> dict[st
         "warnings": [plain(w) for w in refinement.warnings],
         "notes": [plain(n) for n in refinement.coarse.notes],
         "classes": [class_card(refinement, c) for c in classes],
-        "picture": base64.b64encode(overview_png.read_bytes()).decode("ascii"),
+        "picture": as_data(overview_png),
         "objects": rows[:MOST_OBJECTS],
         "n_objects": len(rows),
         "labels": label_rows(facts),
@@ -88,7 +90,20 @@ def content(slide: Slide, refinement: Refinement, overview_png: Path) -> dict[st
         "versions": list(pairs(facts.get("versions") or {})),
         "timings": [(stage, f"{seconds:.1f} s") for stage, seconds in refinement.timings.items()],
         "files": FILES,
+        "added_colour": hex_colour(COLOURS["added"]),
+        "removed_colour": hex_colour(COLOURS["removed"]),
     }
+
+
+def as_data(png: Path) -> str:
+    """A picture as a data URL: a JPEG, since tissue as PNG would make a page of ten megabytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(png) as picture:
+        # Full colour resolution: thin coloured lines bleed otherwise.
+        picture.convert("RGB").save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def class_card(refinement: Refinement, c: ClassSummary) -> dict[str, Any]:
@@ -111,8 +126,8 @@ def class_card(refinement: Refinement, c: ClassSummary) -> dict[str, Any]:
         "share": share_bar(
             [
                 ("kept", kept, hex_colour(c.colour)),
-                ("added", c.added_um2, "#1e9e3c"),
-                ("removed", c.removed_um2, "#c81e78"),
+                ("added", c.added_um2, hex_colour(COLOURS["added"])),
+                ("removed", c.removed_um2, hex_colour(COLOURS["removed"])),
             ]
         ),
         "histogram": histogram_svg(histogram, refinement.recipe.threshold, hex_colour(c.colour)),

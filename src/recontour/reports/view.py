@@ -86,8 +86,8 @@ def details(
     """
     if not len(grid):
         return []
-    longest = max(view.width, view.height)
-    width = min(DETAIL_CELLS * grid.stride, longest / 2)
+    width = min(DETAIL_CELLS * grid.stride, max(view.width, view.height) / 3, view.width)
+    width = min(width, view.height / aspect)
     rows, cols = (max(3, round(s / grid.stride)) for s in (width * aspect, width))
     now = np.zeros(len(grid), np.int8)
     for k, area in enumerate(refined, start=1):
@@ -103,9 +103,11 @@ def details(
         row, col = np.unravel_index(int(np.argmax(score)), score.shape)
         if score[row, col] <= 0:
             break
-        x = grid.origin[0] + (col + 0.5) * grid.stride
-        y = grid.origin[1] + (row + 0.5) * grid.stride
-        found.append(View(x - width / 2, y - width * aspect / 2, width, width * aspect))
+        x = grid.origin[0] + (float(col) + 0.5) * grid.stride - width / 2
+        y = grid.origin[1] + (float(row) + 0.5) * grid.stride - width * aspect / 2
+        x = min(max(x, view.x), view.x + view.width - width)
+        y = min(max(y, view.y), view.y + view.height - width * aspect)
+        found.append(View(x, y, width, width * aspect))
         score[max(0, row - rows) : row + rows + 1, max(0, col - cols) : col + cols + 1] = 0
     return found
 
