@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -64,27 +64,31 @@ def boundary_distance_um(
 def _distances(start: Geometry, goal: Geometry, step_px: float | None) -> NDArray[np.float64]:
     step = step_px if step_px else max(1.0, start.length / MAX_SAMPLES)
     points = _points_along(start, step)
-    tree = shapely.STRtree(_segments(goal))
-    # A boundary has many pieces equally near to a point; one distance each is wanted.
-    _, distance = tree.query_nearest(points, all_matches=False, return_distance=True)
+    starts, ends = _edges(goal)
+    tree = shapely.STRtree(shapely.linestrings(np.stack([starts, ends], axis=1)))
+    # Many pieces of a boundary can be equally near to a point; one distance is wanted.
+    _, distance = tree.query_nearest(
+        shapely.points(points), all_matches=False, return_distance=True
+    )
     return np.asarray(distance, np.float64)
 
 
-def _points_along(geometry: Geometry, step: float) -> NDArray[Any]:
-    """Points at even distances along every ring, at least four on each."""
-    rings = shapely.get_rings(geometry)
-    lengths = shapely.length(rings)
-    counts = np.maximum(4, np.ceil(lengths / step)).astype(int)
-    which = np.repeat(np.arange(len(rings)), counts)
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    along = (np.arange(len(which)) - first) / counts[which] * lengths[which]
-    points: NDArray[Any] = shapely.line_interpolate_point(rings[which], along)
+def _points_along(geometry: Geometry, step: float) -> NDArray[np.float64]:
+    """(m, 2) points at even distances along all rings, one after the other."""
+    starts, ends = _edges(geometry)
+    reached = np.cumsum(np.hypot(*(ends - starts).T))
+    count = max(4, int(np.ceil(reached[-1] / step)))
+    along = (np.arange(count) + 0.5) * (reached[-1] / count)
+    edge = np.searchsorted(reached, along)
+    length = np.diff(reached, prepend=0.0)[edge]
+    back = np.divide(reached[edge] - along, length, out=np.zeros(count), where=length > 0)
+    points: NDArray[np.float64] = ends[edge] - back[:, None] * (ends - starts)[edge]
     return points
 
 
-def _segments(geometry: Geometry) -> NDArray[Any]:
-    """Every straight piece of the boundary as a line of its own."""
-    xy, ring = shapely.get_coordinates(shapely.get_rings(geometry), return_index=True)
+def _edges(geometry: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Start and end (m, 2) of every straight piece of the boundary."""
+    rings = shapely.get_rings(shapely.get_parts(geometry))
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
     same = ring[1:] == ring[:-1]
-    pieces: NDArray[Any] = shapely.linestrings(np.stack([xy[:-1][same], xy[1:][same]], axis=1))
-    return pieces
+    return xy[:-1][same], xy[1:][same]
