@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.generated.layout import EPITHELIUM_UM, PAD, Layout
+from recontour.generated.layout import PAD, Layout, Nuclei
 from recontour.generated.noise import Field, fibres, repeating
 from recontour.generated.sprites import TURNS, VARIANTS, paint_sprites, stamp
 
@@ -23,9 +23,10 @@ class Painter:
     optical densities h, e for red, green and blue, each slide with its own.
     """
 
-    def __init__(self, layout: Layout, seed: int) -> None:
+    def __init__(self, layout: Layout, nuclei: Nuclei, seed: int) -> None:
         rng = np.random.default_rng([seed, 3])
         self.layout = layout
+        self.nuclei = nuclei
         self.seed = seed
         h = np.array([0.62, 0.80, 0.30]) + rng.normal(0, 0.03, 3)
         e = np.array([0.10, 0.92, 0.18]) + rng.normal(0, 0.03, 3)
@@ -43,7 +44,7 @@ class Painter:
         self.buckets = self._sort_nuclei()
 
     def _sort_nuclei(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        nuclei = self.layout.nuclei
+        nuclei = self.nuclei
         row = (nuclei.y // BUCKET).astype(np.int64)
         col = (nuclei.x // BUCKET).astype(np.int64)
         key = row * (1 << 20) + col
@@ -106,15 +107,18 @@ class Painter:
         _blend(ink, lymph, 0.16 + 0.05 * medium)
         _blend(eosin, lymph, 0.30 + 0.08 * medium)
 
-        cytoplasm_ink = 0.22 + 0.07 * medium + 0.05 * blotch + 0.03 * fine
-        cytoplasm_eosin = 0.40 + 0.08 * medium + 0.06 * blotch
+        # Tumour and benign epithelium share their cytoplasm, from pink to blue.
+        grade = maps("grade")
+        cytoplasm_ink = 0.20 + 0.05 * grade + 0.07 * medium + 0.05 * blotch + 0.03 * fine
+        cytoplasm_eosin = 0.42 - 0.05 * grade + 0.08 * medium + 0.06 * blotch
         gland = maps("gland")
         if (gland > -8).any():
             pixel = self.layout.mpp
             epithelium = np.clip(gland / pixel + 0.5, 0, 1)
             _blend(ink, epithelium, cytoplasm_ink)
             _blend(eosin, epithelium, cytoplasm_eosin)
-            lumen = np.clip((gland - EPITHELIUM_UM - 1.5 * medium) / pixel, 0, 1)
+            lumen = np.clip((maps("lumen") - 1.5 * medium) / pixel, 0, 1)
+            lumen *= epithelium
             _blend(ink, lumen, 0.01)
             _blend(eosin, lumen, 0.03 + 0.12 * np.clip(blotch, 0, 1))
 
@@ -178,16 +182,15 @@ class Painter:
         return np.clip(2.6 - np.asarray(full)[: shape[0], : shape[1]], 0, 1)
 
     def _stamp_nuclei(self, ink: Field, eosin: Field, left: int, top: int) -> None:
-        nuclei = self.layout.nuclei
+        nuclei = self.nuclei
         reach = self.reach
         rows = range((top - reach) // BUCKET, (top + ink.shape[0] + reach) // BUCKET + 1)
         cols = range((left - reach) // BUCKET, (left + ink.shape[1] + reach) // BUCKET + 1)
         for bucket in ((row, col) for row in rows for col in cols):
             for i in self.buckets.get(bucket, ()):
-                variant = int(nuclei.variant[i])
+                variant = int(nuclei.variant[i] * VARIANTS)
                 turn = round(float(nuclei.angle[i]) / np.pi * TURNS) % TURNS
-                kind = int(nuclei.kind[i])
-                sprite = self.sprites[kind][variant % VARIANTS * TURNS + turn]
+                sprite = self.sprites[int(nuclei.kind[i])][variant * TURNS + turn]
                 row, col = round(float(nuclei.y[i])) - top, round(float(nuclei.x[i])) - left
                 stamp(ink, eosin, sprite, row, col)
 

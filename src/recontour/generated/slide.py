@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from recontour.errors import UsageError
 from recontour.files import atomic_path
-from recontour.generated.layout import PAD, Layout, plan
+from recontour.generated.layout import PAD, Layout
 from recontour.generated.noise import Field
 from recontour.generated.paint import Painter
+from recontour.generated.planning import plan_layout
+from recontour.generated.population import place_nuclei
 from recontour.types import Annotation, Geometry, Region
 
 TILE = 512  # px
@@ -84,8 +86,8 @@ def generate_slide(
             f"cannot generate a slide of size={size}, mpp={mpp}, tumor_share={tumor_share}; "
             "sides from 256 px, mpp from 0.1 to 4, tumor_share between 0 and 1"
         )
-    layout = plan(size, mpp, seed, tumor_share, artefacts)
-    painter = Painter(layout, seed)
+    layout = plan_layout(size, mpp, seed, tumor_share, artefacts)
+    painter = Painter(layout, place_nuclei(layout, seed), seed)
     with atomic_path(path) as temporary:
         _write_pyramid(temporary, painter, threads or os.cpu_count() or 1)
     nests = _polygons(layout, layout.tumor)

@@ -41,29 +41,35 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    TUMOR: Kind((11.5, 0.17), (1.0, 1.6), 0.07, (0.75, 1.35), (0.1, 0.6), 0.22, 1.1),
-    LYMPHOCYTE: Kind((6.6, 0.07), (1.0, 1.2), 0.03, (1.35, 1.75), (0.0, 0.1), 0.15, 0.0),
-    FIBROBLAST: Kind((12.5, 0.25), (2.4, 5.0), 0.05, (0.9, 1.5), (0.0, 0.25), 0.12, 0.0),
-    EPITHELIUM: Kind((8.6, 0.10), (1.15, 1.7), 0.03, (0.95, 1.35), (0.0, 0.35), 0.12, 0.15),
+    TUMOR: Kind((11.0, 0.18), (1.0, 1.6), 0.07, (0.85, 1.40), (0.1, 0.6), 0.22, 1.1),
+    LYMPHOCYTE: Kind((6.6, 0.07), (1.0, 1.2), 0.03, (1.00, 1.50), (0.0, 0.1), 0.20, 0.0),
+    FIBROBLAST: Kind((12.5, 0.25), (2.2, 5.0), 0.05, (0.80, 1.40), (0.0, 0.3), 0.15, 0.0),
+    EPITHELIUM: Kind((8.2, 0.10), (1.15, 1.7), 0.03, (0.80, 1.30), (0.0, 0.5), 0.18, 0.15),
 }
 
 
 def paint_sprites(seed: int, mpp: float) -> dict[int, list[Sprite]]:
-    """VARIANTS x TURNS sprites of every kind of nucleus, at `mpp` µm/px; turn varies fastest."""
+    """VARIANTS x TURNS sprites of each kind at `mpp` µm/px, by size; the turn varies fastest."""
     return {
         kind: [
             sprite
             for variant in range(VARIANTS)
-            for sprite in _turns(np.random.default_rng([seed, 2, kind, variant]), look, mpp)
+            for sprite in _turns(
+                np.random.default_rng([seed, 2, kind, variant]),
+                look,
+                (variant + 0.5) / VARIANTS,
+                mpp,
+            )
         ]
         for kind, look in KINDS.items()
     }
 
 
-def _turns(rng: np.random.Generator, look: Kind, mpp: float) -> list[Sprite]:
+def _turns(rng: np.random.Generator, look: Kind, rank: float, mpp: float) -> list[Sprite]:
     from scipy.ndimage import gaussian_filter
+    from scipy.stats import norm
 
-    length = look.length[0] * np.exp(rng.normal(0, look.length[1]))
+    length = look.length[0] * float(np.exp(norm.ppf(rank) * look.length[1]))
     slender = rng.uniform(*look.slender)
     half = 0.5 * length * np.array([1.0, 1.0 / slender])  # µm
     ink = rng.uniform(*look.ink)
