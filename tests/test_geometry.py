@@ -201,6 +201,19 @@ def test_two_halves_of_a_disc_share_one_simplified_border():
     assert len(new_left.exterior.coords) < len(left.exterior.coords) / 4
 
 
+def test_an_island_that_touches_its_lake_at_a_corner_stays_an_island():
+    lake = Polygon(box(0, 0, 40, 40).exterior, [box(10, 10, 30, 30).exterior])
+    stairs = Polygon([(10, 10), (14, 10.5), (18, 10.2), (20, 20), (11, 18)])
+    assert stairs.touches(lake)
+    land = shapely.union_all([lake, stairs])
+    (result,) = simplify_shared([land], 0.6)
+    assert len(shapely.get_coordinates(result)) < len(shapely.get_coordinates(land))
+    assert result.area == pytest.approx(land.area, abs=8)
+    both = simplify_shared([lake, stairs], 0.6)
+    assert both[0].equals(lake)
+    assert both[1].touches(both[0])
+
+
 def test_nothing_to_simplify_is_nothing_done():
     assert simplify_shared([], 1) == []
     assert simplify_shared([Polygon()], 1)[0].is_empty

@@ -147,8 +147,8 @@ def simplify_shared(geometries: Sequence[Geometry], tolerance: float) -> list[Ge
         return list(geometries)
     before = [_line_of(g) for g in geometries]
     arcs = _arcs(before)
-    owners = _owners(arcs, before)
-    matched = _rebuild(arcs, owners, len(geometries))
+    sides = _sides(arcs, geometries)
+    matched = _rebuild(arcs, sides)
     coverage = bool(shapely.coverage_is_valid(np.array(matched, dtype=object)))
     # Simplifying can fail its checks only where lines lie closer than the tolerance: then less of
     # it is tried, and in the end nothing is changed.
@@ -160,7 +160,7 @@ def simplify_shared(geometries: Sequence[Geometry], tolerance: float) -> list[Ge
         )
         if len(lines) != len(arcs):
             continue
-        result = _rebuild(lines, owners, len(geometries))
+        result = _rebuild(lines, sides)
         if coverage and not shapely.coverage_is_valid(np.array(result, dtype=object)):
             continue
         if all(
@@ -253,32 +253,50 @@ def _arcs(boundaries: Sequence[BaseGeometry]) -> NDArray[np.object_]:
     return arcs
 
 
-def _owners(
-    arcs: NDArray[np.object_], boundaries: Sequence[BaseGeometry]
-) -> list[NDArray[np.intp]]:
-    """For each boundary, the arcs that lie on it."""
+def _sides(arcs: NDArray[np.object_], geometries: Sequence[Geometry]) -> NDArray[np.bool_]:
+    """Whether each geometry lies left and right of each arc: (2, arcs, geometries)."""
     starts = shapely.get_coordinates(shapely.get_point(arcs, 0))
-    ends = shapely.get_coordinates(shapely.get_point(arcs, 1))
-    middles = shapely.points((starts + ends) / 2)
-    owners = []
-    for line in boundaries:
-        if line.is_empty:
-            owners.append(np.empty(0, np.intp))
-            continue
-        shapely.prepare(line)
-        # Noding moves points by rounding errors only; 1e-6 px is far above those.
-        owners.append(np.flatnonzero(shapely.dwithin(line, middles, 1e-6)))
-    return owners
+    step = shapely.get_coordinates(shapely.get_point(arcs, 1)) - starts
+    normal = np.stack([-step[:, 1], step[:, 0]], axis=1)
+    # A step aside too small to meet another line, even on the grid of 0.01 px.
+    length = np.hypot(*step.T)[:, None]
+    aside = normal / length * np.minimum(1e-4, length / 4)
+    sides = np.zeros((2, len(arcs), len(geometries)), bool)
+    for index, geometry in enumerate(geometries):
+        shapely.prepare(geometry)
+        for side, points in enumerate(
+            (starts + step / 2 + aside, starts + step / 2 - aside),
+        ):
+            sides[side, :, index] = shapely.contains_xy(geometry, points)
+    return sides
 
 
-def _rebuild(
-    lines: NDArray[np.object_], owners: Sequence[NDArray[np.intp]], count: int
-) -> list[Geometry]:
+def _rebuild(lines: NDArray[np.object_], sides: NDArray[np.bool_]) -> list[Geometry]:
+    """The geometries that lie left and right of `lines` as `sides` says."""
+    faces = shapely.get_parts(shapely.polygonize(lines))
+    points, line = shapely.get_coordinates(lines, return_index=True)
+    same = line[1:] == line[:-1]
+    ends = np.hstack([points[:-1], points[1:]])[same].tolist()
+    # Which line, and which way along it, a step between two points is.
+    steps = {tuple(end): (index, 0) for end, index in zip(ends, line[:-1][same], strict=True)}
+    back = {(*end[2:], *end[:2]): (index, 1) for end, (index, _) in steps.items()}
+    shells = shapely.get_exterior_ring(faces)
+    first = np.hstack(
+        [shapely.get_coordinates(shapely.get_point(shells, index)) for index in (0, 1)]
+    )
+    turn = np.where(shapely.is_ccw(shells), 0, 1)  # 0: the face is left of its shell
+    parts: list[list[Polygon]] = [[] for _ in range(sides.shape[2])]
+    for face, step, right in zip(faces, map(tuple, first.tolist()), turn, strict=True):
+        index, reverse = steps.get(step) or back[step]
+        for owner in np.flatnonzero(sides[right ^ reverse, index]):
+            parts[owner].append(face)
     result: list[Geometry] = []
-    for index in range(count):
-        mine = lines[owners[index]]
-        area = shapely.build_area(shapely.multilinestrings(mine)) if len(mine) else Polygon()
-        result.append(polygonal(area))
+    for mine in parts:
+        if not mine:
+            result.append(Polygon())
+            continue
+        whole: Geometry = mine[0] if len(mine) == 1 else MultiPolygon(mine)
+        result.append(whole if whole.is_valid else polygonal(shapely.union_all(mine)))
     return result
 
 
