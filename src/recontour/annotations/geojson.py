@@ -287,25 +287,17 @@ def _features_of(regions: Sequence[Region], frame: Frame) -> list[dict[str, Any]
             {
                 "type": "Feature",
                 "id": region.id if qupath.is_uuid(region.id) else qupath.made_id(region.id),
-                "geometry": {
-                    **to_raw(shapely.orient_polygons(geometry)),
-                    **_plane(region.properties),
-                },
+                "geometry": to_raw(shapely.orient_polygons(geometry)),
                 "properties": _properties(region),
             }
         )
     return features
 
 
-def _plane(properties: Mapping[str, Any]) -> dict[str, Any]:
-    plane = properties.get("plane")
-    return {"plane": dict(plane)} if isinstance(plane, Mapping) else {}
-
-
 def _properties(region: Region) -> dict[str, Any]:
     """The region's properties in the form QuPath writes today."""
     given = dict(region.properties)
-    for key in ("childObjects", "children", "object_type", "plane"):
+    for key in ("childObjects", "children", "object_type"):
         given.pop(key, None)
     result: dict[str, Any] = {"objectType": given.pop("objectType", None) or "annotation"}
     name = given.pop("name", None)

@@ -65,7 +65,7 @@ class Mask:
                 identity = made_id([path.name, value, number, list(polygon.bounds)])
                 regions.append(Region(id=identity, geometry=placed, label=label))
         return Annotation(
-            slide_id=path.name.split(".")[0],
+            slide_id=path.stem.removesuffix(".ome"),
             regions=tuple(regions),
             source=path.name,
             notes=tuple(notes),
@@ -167,6 +167,8 @@ def _count(shape: tuple[int, ...], axes: str) -> int:
 def _load_image(path: Path) -> tuple[NDArray[Any], str]:
     from PIL import Image
 
+    # Pillow's own limit is lower than ours, and a warning before it is an error.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PX:
@@ -178,8 +180,10 @@ def _load_image(path: Path) -> tuple[NDArray[Any], str]:
             return np.asarray(image), text
     except AnnotationError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise AnnotationError(f"{path.name} cannot be read as an image: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _too_large(path: Path, shape: tuple[int, ...]) -> AnnotationError:

@@ -170,9 +170,10 @@ def mended(feature: Feature, place: Place) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
     result.setdefault("type", "Feature")
     identity = feature.get("id")
+    legacy = isinstance(identity, str) and identity in _LEGACY_TYPES
     if not is_uuid(identity):
         result["id"] = object_id(feature, place)
-        if identity is not None and identity not in _LEGACY_TYPES:
+        if identity is not None and not legacy:
             said.append(f"its id {str(identity)!r} was not a UUID and became {result['id']}")
     properties = feature.get("properties")
     if not isinstance(properties, Mapping):
@@ -183,10 +184,13 @@ def mended(feature: Feature, place: Place) -> tuple[dict[str, Any], list[str]]:
     for key in ("name", "objectType", "object_type", "type"):
         if key in properties and properties[key] is None:
             del properties[key]
-    if identity in _LEGACY_TYPES and not {"objectType", "object_type", "type"} & set(properties):
+    if legacy and not {"objectType", "object_type", "type"} & set(properties):
         # The type was in the id that the UUID replaces.
         properties["objectType"] = _LEGACY_TYPES[str(identity)]
     classification = properties.get("classification")
+    if not isinstance(classification, Mapping | str | None):
+        del properties["classification"]
+        said.append("its classification was neither a name nor an object and was left out")
     if isinstance(classification, Mapping) and classification:
         label = label_of(properties)
         if label is None and "colorRGB" not in classification:

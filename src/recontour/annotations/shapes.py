@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -201,13 +201,37 @@ def _rings_fit(parts: list[Any]) -> bool:
                 return False
             if not (np.abs(ring) <= FARTHEST_PX).all():
                 return False
-        rounded = [np.round(ring, 2) for ring in rings]
-        if rounded:
-            polygons.append(Polygon(rounded[0], rounded[1:]))
+        if rings:
+            polygons.append(rings)
     if not polygons:
         return not parts or parts == [[]]  # nothing at all is a legal geometry
-    whole = polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
-    return bool(whole.is_valid) and all(polygon.area > 0 for polygon in polygons)
+    even, up = _rounded(polygons, np.rint), _rounded(polygons, _half_up)
+    return _sound(even) and (_same(even, up) or _sound(up))
+
+
+def _rounded(
+    polygons: list[list[NDArray[np.float64]]], rule: Callable[[Any], Any]
+) -> list[list[NDArray[np.float64]]]:
+    return [[rule(ring * 100) / 100 for ring in rings] for rings in polygons]
+
+
+def _half_up(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How Java rounds; Python and GEOS take the even neighbour of a half."""
+    return np.asarray(np.floor(values + 0.5))
+
+
+def _same(one: list[list[NDArray[np.float64]]], other: list[list[NDArray[np.float64]]]) -> bool:
+    return all(
+        np.array_equal(a, b)
+        for rings, others in zip(one, other, strict=True)
+        for a, b in zip(rings, others, strict=True)
+    )
+
+
+def _sound(polygons: list[list[NDArray[np.float64]]]) -> bool:
+    shapes = [Polygon(rings[0], rings[1:]) for rings in polygons]
+    whole = shapes[0] if len(shapes) == 1 else MultiPolygon(shapes)
+    return bool(whole.is_valid) and all(shape.area > 0 for shape in shapes)
 
 
 def _strict_points(lists: Any) -> list[NDArray[np.float64]]:
@@ -264,7 +288,10 @@ def _lists_of_points(coordinates: Any) -> list[list[Any]]:
 
 
 def _plain(points: NDArray[np.float64]) -> list[list[float]]:
+    if (points == np.rint(points)).all():
+        whole: list[list[float]] = points.astype(np.int64).tolist()
+        return whole
     return [
-        [int(value) if value == int(value) else value for value in point]
+        [int(value) if value.is_integer() else value for value in point]
         for point in points.tolist()
     ]
