@@ -8,6 +8,7 @@ An entry is a folder named by the digest of everything its features depend on; i
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -100,7 +101,7 @@ class FeatureCache:
     def entries(self) -> tuple[CacheEntry, ...]:
         """Every entry, the one used last first."""
         found = []
-        for path in self.root.glob(f"{PREFIX}*"):
+        for path in self.root.glob(PREFIX + 16 * "[0-9a-f]"):
             # Another process may delete an entry while it is being looked at.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 found.append(_describe(path))
@@ -155,7 +156,8 @@ class Shards:
         """
         path = self._shard(index)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # From memory: numpy leaves the file open when it turns out not to be an archive.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                 shard = {name: archive[name] for name in archive.files}
         except FileNotFoundError:
             return None
@@ -164,7 +166,7 @@ class Shards:
             return None
         found = {name: (values.shape, values.dtype.name) for name, values in shard.items()}
         if found != {name: (tuple(shape), "float16") for name, shape in shapes.items()}:
-            logger.warning("cached shard %s is not what was expected; computing it again", path)
+            logger.warning("cached shard %s does not fit; computing it again", path.name)
             return None
         return shard
 
