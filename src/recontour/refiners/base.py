@@ -55,10 +55,10 @@ class Cells:
         return out
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Every row once, in order: (which rows, float32 (m, d)) with m <= `size`."""
+        """Every row once, in order: (which rows, float32 (m, d) to be written on), m <= `size`."""
         for views, start in zip(self.blocks, self.starts, strict=False):
             for i in range(0, len(views[0]), size):
-                part = [np.asarray(view[i : i + size], np.float32) for view in views]
+                part = [view[i : i + size].astype(np.float32) for view in views]  # always a copy
                 x = part[0] if len(part) == 1 else np.concatenate(part, axis=1)
                 yield slice(int(start) + i, int(start) + i + len(x)), x
 

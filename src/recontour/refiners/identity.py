@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.refiners.base import ZScore, check_patch_sets, not_fitted, table
+from recontour.refiners.base import ZScore, check_patch_sets, check_predict, not_fitted, table
 from recontour.types import PatchSet
 
 
@@ -19,22 +19,23 @@ class Identity:
     """
 
     def __init__(self, *, seed: int = 0) -> None:
-        self._classes: tuple[str, ...] | None = None
+        self._fit: tuple[tuple[str, ...], int] | None = None
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> Identity:
         """Check the input."""
         cells = table(patch_sets)
         check_patch_sets(cells)
         ZScore.of(cells)
-        self._classes = cells.classes
+        self._fit = (cells.classes, cells.dim)
         return self
 
     def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
         """float32 (n, K): 1 for the coarse label; 1/K each where a cell has none."""
-        if self._classes is None:
+        if self._fit is None:
             raise not_fitted("identity")
-        k = len(self._classes)
-        labels = np.asarray(patches.labels)
+        cells = table([patches])
+        check_predict(cells, *self._fit)
+        k, labels = len(cells.classes), cells.labels
         probs = np.full((len(labels), k), 1 / k, np.float32)
         known = labels >= 0
         probs[known] = np.eye(k, dtype=np.float32)[labels[known]]

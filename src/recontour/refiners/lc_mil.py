@@ -120,9 +120,7 @@ class LcMil:
             with ThreadPoolExecutor(
                 min(threads, self.n_seeds), initializer=torch.set_num_threads, initargs=(1,)
             ) as pool:
-                models = tuple(
-                    pool.map(lambda i: self._train(cells, scale, i), range(self.n_seeds))
-                )
+                models = tuple(pool.map(lambda i: self.train(cells, scale, i), range(self.n_seeds)))
         finally:
             torch.set_num_threads(threads)
         self._fit = (cells.classes, scale, models)
@@ -143,7 +141,7 @@ class LcMil:
                 probs[rows] = (mean / mean.sum(-1, keepdim=True)).numpy()
         return probs
 
-    def _train(self, cells: Cells, scale: ZScore, i: int) -> AttentionMil:
+    def train(self, cells: Cells, scale: ZScore, i: int) -> AttentionMil:
         """Model `i` of the ensemble; depends on the seed and on `i`, not on how many there are."""
         rng = np.random.default_rng([self.seed, i])
         model = AttentionMil(

@@ -26,7 +26,8 @@ from recontour.types import PatchSet
 class Logistic:
     """Class-balanced multinomial logistic regression on z-scored features.
 
-    Minimises Σ_i s_i · CE(softmax(W x_i + c), y_i) + ‖W‖² / (2 inverse_l2) with
+    Minimises Σ_i s_i · CE(softmax(W x_i + c), y_i) + ‖W‖² / (2 inverse_l2) (twice that for K = 2,
+    where scikit-learn has one column of weights instead of two) with
     s_i = trust_i · n / (K · n_class), so that every class weighs the same and the objective is
     scikit-learn's `LogisticRegression(C=inverse_l2, class_weight="balanced")`. The problem is
     convex: the seed changes nothing.
@@ -93,15 +94,16 @@ class Logistic:
 
         n, dim = x.shape
         targets = np.eye(k, dtype=np.float32)[labels]
-        # Bias column: penalised a billionth, only so that the factor exists.
-        penalty = np.full(dim + 1, 1 / self.inverse_l2)
-        penalty[-1] = 0.0
+        # Two columns of weights share what scikit-learn puts into one: half the squared norm.
+        penalty = np.full(dim + 1, (2 if k == 2 else 1) / self.inverse_l2)
+        penalty[-1] = 0.0  # the bias is free
         hessian = np.empty((dim + 1, dim + 1))
         root = x * np.sqrt(sample)[:, None]
         hessian[:dim, :dim] = root.T @ root
         hessian[-1, :dim] = hessian[:dim, -1] = sample @ x
         hessian[-1, -1] = sample.sum(dtype=np.float64)
         hessian *= 0.5
+        # Only a change of basis: the small ridge lets the factor exist for any features.
         hessian[np.diag_indices(dim + 1)] += penalty + 1e-6 * np.trace(hessian) / (dim + 1)
         factor = cholesky(hessian)  # upper: hessian = factorᵀ factor
 
