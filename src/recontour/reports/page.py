@@ -23,6 +23,7 @@ from recontour.reports.summary import (
     plain,
     summarise,
     text_colour,
+    threshold_of,
 )
 from recontour.types import Recipe, Refinement, Slide
 
@@ -82,12 +83,13 @@ def content(slide: Slide, refinement: Refinement, overview_png: Path) -> dict[st
         "n_objects": len(rows),
         "labels": label_rows(facts),
         "reasons": [str(r) for r in (facts.get("grid") or {}).get("reasons") or ()],
-        "noise": list(pairs(facts.get("noise") or {})),
+        "noise": noise_rows(facts),
+        "trust": trust_rows(facts),
         "settings": settings(refinement.recipe),
         "digest": refinement.recipe.digest(),
         "slide": slide_rows(slide, facts),
         "grid": grid_rows(refinement),
-        "versions": list(pairs(facts.get("versions") or {})),
+        "versions": list(pairs(facts.get("versions") or {"recontour": __version__})),
         "timings": [(stage, f"{seconds:.1f} s") for stage, seconds in refinement.timings.items()],
         "files": FILES,
         "added_colour": hex_colour(COLOURS["added"]),
@@ -130,7 +132,7 @@ def class_card(refinement: Refinement, c: ClassSummary) -> dict[str, Any]:
                 ("removed", c.removed_um2, hex_colour(COLOURS["removed"])),
             ]
         ),
-        "histogram": histogram_svg(histogram, refinement.recipe.threshold, hex_colour(c.colour)),
+        "histogram": histogram_svg(histogram, threshold_of(refinement), hex_colour(c.colour)),
     }
 
 
@@ -161,6 +163,32 @@ def label_rows(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     labels = facts.get("labels") or {}
     total = sum(labels.values())
     return [(str(c), f"{n:,}", f"{n / total:.1%}" if total else "") for c, n in labels.items()]
+
+
+def noise_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How many labels of the given outline the result contradicts."""
+    noise = dict(facts.get("noise") or {})
+    rows = []
+    if "changed" in noise and "cells" in noise:
+        share = noise["changed"] / max(noise["cells"], 1)
+        rows.append(("cells put on another side", f"{noise['changed']:,} ({share:.1%})"))
+        for name, n in (noise.get("classes") or {}).items():
+            left, joined = n.get("left", 0), n.get("joined", 0)
+            rows.append((str(name), f"{left:,} left, {joined:,} joined"))
+        return rows
+    return list(pairs(noise))
+
+
+def trust_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Signs of how far the given outline can be relied on."""
+    agreement = (facts.get("trust") or {}).get("agreement")
+    uncertain = (facts.get("cells") or {}).get("uncertain")
+    rows = []
+    if agreement is not None:
+        rows.append(("a simple model agrees with the given outline in", f"{agreement:.0%}"))
+    if uncertain is not None:
+        rows.append(("uncertain cells", f"{uncertain:,}"))
+    return rows
 
 
 def settings(recipe: Recipe) -> list[tuple[str, str, bool]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import Any
 
 import shapely
 
+from recontour.annotations import qupath
 from recontour.types import Geometry, Refinement, Region, iter_polygons
 
 Colour = tuple[int, int, int]
@@ -21,15 +20,6 @@ _PATH = re.compile(
 )
 
 UNCLASSIFIED = "Unclassified"
-
-# QuPath's own colours for its default classes.
-QUPATH_COLOURS: Mapping[str, Colour] = {
-    "tumor": (200, 0, 0),
-    "stroma": (150, 200, 150),
-    "immune cells": (160, 90, 160),
-    "necrosis": (50, 50, 50),
-    "other": (255, 200, 0),
-}
 
 
 @dataclass(frozen=True)
@@ -95,6 +85,12 @@ def summarise(refinement: Refinement) -> tuple[ClassSummary, ...]:
     return tuple(found)
 
 
+def threshold_of(refinement: Refinement) -> float:
+    """The threshold that was used, which a set of post-processing rules may fix."""
+    stated = refinement.facts.get("postprocessing") or {}
+    return float(stated.get("threshold", refinement.recipe.threshold))
+
+
 def of_class(regions: Sequence[Region], name: str) -> list[Region]:
     """The regions of a class, whatever the case; unclassified ones go by `UNCLASSIFIED`."""
     return [r for r in regions if (r.label or UNCLASSIFIED).casefold() == name.casefold()]
@@ -106,19 +102,13 @@ def merged(regions: Sequence[Region]) -> Geometry:
 
 
 def class_colour(name: str, regions: Sequence[Region] = ()) -> Colour:
-    """RGB of a class: as its regions say, else QuPath's, else one that depends on the name only."""
+    """RGB of a class: as its regions say, else as it is written to files."""
     for region in regions:
-        classification = region.properties.get("classification")
-        if isinstance(classification, Mapping):
-            colour = classification.get("color")
-            if isinstance(colour, Sequence) and len(colour) >= 3:
-                return (int(colour[0]), int(colour[1]), int(colour[2]))
-    known = QUPATH_COLOURS.get(name.casefold())
-    if known:
-        return known
-    hue = int.from_bytes(hashlib.sha256(name.casefold().encode()).digest()[:4], "big") / 2**32
-    r, g, b = colorsys.hls_to_rgb(hue, 0.42, 0.75)
-    return (round(r * 255), round(g * 255), round(b * 255))
+        stated = qupath.colour_of(region.properties)
+        if stated:
+            return (stated[0], stated[1], stated[2])
+    r, g, b = qupath.class_colour(name)
+    return (r, g, b)
 
 
 def format_area(um2: float) -> str:

@@ -108,7 +108,9 @@ def details(
         x = min(max(x, view.x), view.x + view.width - width)
         y = min(max(y, view.y), view.y + view.height - width * aspect)
         found.append(View(x, y, width, width * aspect))
-        score[max(0, row - rows) : row + rows + 1, max(0, col - cols) : col + cols + 1] = 0
+        # The next window may share up to a third with this one.
+        dr, dc = rows * 2 // 3, cols * 2 // 3
+        score[max(0, row - dr) : row + dr + 1, max(0, col - dc) : col + dc + 1] = 0
     return found
 
 
