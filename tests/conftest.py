@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from recontour.generated import GeneratedSlide
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -19,7 +26,60 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No test touches the user's cache."""
     if "RECONTOUR_TEST_CACHE" not in os.environ:
         monkeypatch.setenv("RECONTOUR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+class Answer(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Answer]:
+    """Run `recontour ARGS…` in this process: exit code, stdout and stderr."""
+    from recontour.cli.main import main
+
+    def run(*args: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["recontour", *map(str, args)])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Answer(code, *capfd.readouterr())
+
+    return run
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A small generated slide, its truth, and a coarse outline of it, as files."""
+
+    slide: Path
+    truth: Path
+    coarse: Path
+    made: GeneratedSlide
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """1,536 px at 0.5 µm/px: about 1,500 cells of 16 µm."""
+    from recontour import generate_slide, simulate_coarse, write_annotation
+
+    folder = tmp_path_factory.mktemp("scene")
+    made = generate_slide(folder / "case.tif", size=(1536, 1536), seed=3)
+    coarse = simulate_coarse(made.truth, kind="generous", seed=1, mpp=0.5, size=made.size)
+    write_annotation(made.truth, folder / "truth.geojson")
+    write_annotation(coarse, folder / "coarse.geojson")
+    return Scene(made.path, folder / "truth.geojson", folder / "coarse.geojson", made)

@@ -11,12 +11,10 @@ from typing import Any
 from recontour.annotations import read_annotation, write_annotation
 from recontour.errors import OutputRefusedError, UsageError
 from recontour.evaluation import Evaluation, evaluate
-from recontour.geometry import union
-from recontour.preparation import tissue_of
+from recontour.preparation import outlined_area, tissue_file, tissue_of
 from recontour.recipe import Recipe
 from recontour.simulation import Severity, simulate_coarse
 from recontour.slides import frame_of, open_slide
-from recontour.tissue import TISSUE_RULES
 from recontour.types import Annotation, Frame, Geometry
 
 
@@ -51,7 +49,7 @@ def evaluate_files(
         cell_px = max(1, round(recipe.cell_um / mpp))
     found = evaluate(
         read_annotation(truth, frame),
-        read_annotation(prediction, frame),
+        read_annotation(prediction, frame, allow_empty=True),
         coarse=None if coarse is None else read_annotation(coarse, frame),
         tissue=tissue,
         slide_size=scene.size,
@@ -122,7 +120,6 @@ def _open(slide: Path | None, recipe: Recipe) -> _Scene:
             frame = frame_of(opened, recipe.origin)
             return _Scene(opened.size, opened.mpp, frame, tissue_of(opened, recipe))
     frame = Frame(mpp=recipe.mpp)
-    if recipe.tissue in TISSUE_RULES:
-        return _Scene(None, recipe.mpp, frame, None)
-    regions = read_annotation(Path(recipe.tissue), frame).regions
-    return _Scene(None, recipe.mpp, frame, union(region.geometry for region in regions))
+    path = tissue_file(recipe)
+    tissue = None if path is None else outlined_area(path, frame)
+    return _Scene(None, recipe.mpp, frame, tissue)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from recontour.embedding import Features, cached_cells, embed_patches, estimate
+from recontour.cache import FeatureCache
+from recontour.embedding import Features, cache_key, embed_patches, estimate
 from recontour.encoders import load_encoder
 from recontour.files import atomic_path
 from recontour.grid import GridChoice, make_grid
@@ -22,7 +23,7 @@ from recontour.preparation import (
     prepare,
     tissue_of,
 )
-from recontour.recipe import Recipe, Runtime
+from recontour.recipe import Recipe, Runtime, digest
 from recontour.refiners import make_refiner
 from recontour.slides import open_slide
 from recontour.types import DenseEncoder, Encoder, PatchGrid
@@ -49,9 +50,9 @@ def plan(
         work = prepare(opened, coarse, recipe, runtime)
         rules_for(recipe, work.grid)
         cost = estimate(work.lattice, work.encoder)
-        cached = cached_cells(opened, work.lattice, work.encoder, open_cache(runtime))
-        share = 1 - cached / len(work.lattice)
-        embedding = share * cost["pixels"] / pixels_per_second(work.encoder)
+        key = cache_key(opened, work.lattice, work.encoder)
+        missing = 1 - cached_windows(open_cache(runtime), key) / cost["windows"]
+        embedding = missing * cost["pixels"] / pixels_per_second(work.encoder)
         return {
             "schema": SCHEMA,
             "slide": describe_slide(opened),
@@ -60,13 +61,19 @@ def plan(
             "expected": {
                 "seconds": embedding + SECONDS_A_CELL * len(work.grid),
                 "seconds_embed": embedding,
-                "cached": cached,
+                "cached_share": 1 - missing,
                 "windows": cost["windows"],
                 "pixels": cost["pixels"],
                 "bytes": BASE_BYTES + cost["peak_bytes"],
             },
             "warnings": list(work.warnings),
         }
+
+
+def cached_windows(cache: FeatureCache | None, key: dict[str, Any]) -> int:
+    """How many windows of an embedding are cached already."""
+    entries = () if cache is None else cache.entries()
+    return sum(entry.n_shards for entry in entries if entry.name == digest(key))
 
 
 def pixels_per_second(encoder: Encoder) -> float:

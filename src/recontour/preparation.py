@@ -15,13 +15,13 @@ from recontour.annotations.select import Selection, select_regions
 from recontour.cache import FeatureCache
 from recontour.embedding import Features
 from recontour.encoders import load_encoder
-from recontour.errors import AnnotationError, RefinerError, TissueError
+from recontour.errors import AnnotationError, RefinerError, TissueError, UnknownNameError
 from recontour.geometry import polygonal, union
 from recontour.grid import GridChoice, centres_inside, choose_cells, label_patches, make_grid
 from recontour.recipe import Recipe, Runtime
 from recontour.slides import frame_of, open_slide
 from recontour.tissue import TISSUE_RULES, find_tissue
-from recontour.types import Annotation, Encoder, Geometry, PatchGrid, PatchSet, Slide
+from recontour.types import Annotation, Encoder, Frame, Geometry, PatchGrid, PatchSet, Slide
 
 FEW_ON_TISSUE = 0.5
 """Warn when less than this share of the outline lies on tissue."""
@@ -135,10 +135,30 @@ def choose_grid(slide: Slide, tissue: Geometry, encoder: Encoder, recipe: Recipe
 
 def tissue_of(slide: Slide, recipe: Recipe) -> Geometry:
     """The tissue by the recipe's rule, or as outlined in the file it names."""
-    if recipe.tissue in TISSUE_RULES or not Path(recipe.tissue).suffix:
+    path = tissue_file(recipe)
+    if path is None:
         return find_tissue(slide, recipe.tissue)
-    outlined = read_annotation(Path(recipe.tissue), frame_of(slide, recipe.origin))
-    return union(region.geometry for region in outlined.regions)
+    return outlined_area(path, frame_of(slide, recipe.origin))
+
+
+def tissue_file(recipe: Recipe) -> Path | None:
+    """The file that outlines the tissue, or None where a rule finds it.
+
+    Raises
+    ------
+    UnknownNameError : neither a rule nor the name of a file
+    """
+    if recipe.tissue in TISSUE_RULES:
+        return None
+    path = Path(recipe.tissue)
+    if not path.suffix:
+        raise UnknownNameError.of("tissue rule", recipe.tissue, TISSUE_RULES)
+    return path
+
+
+def outlined_area(path: Path, frame: Frame) -> Geometry:
+    """All that the regions of a file cover, whatever their class."""
+    return union(region.geometry for region in read_annotation(path, frame).regions)
 
 
 def describe_slide(slide: Slide) -> dict[str, Any]:

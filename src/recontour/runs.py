@@ -25,12 +25,12 @@ from recontour.annotations.geojson import write_complete
 from recontour.errors import MissingFileError, OutputError, OutputRefusedError
 from recontour.files import write_text
 from recontour.pipeline import refine_slide
+from recontour.preparation import tissue_file
 from recontour.recipe import Recipe, Runtime, digest
 from recontour.reports.heatmap import write_probability
 from recontour.reports.overview import write_overview
 from recontour.reports.page import write_report
 from recontour.slides import frame_of, open_slide
-from recontour.tissue import TISSUE_RULES
 from recontour.types import Frame, Refinement, Slide
 
 SCHEMA = "recontour.run/1"
@@ -84,12 +84,15 @@ def refine_to_folder(
                 return Outcome(_read_json(out / "run.json"), already_done=True, resumed=False)
             refinement = refine_slide(slide, coarse_path, recipe, runtime=runtime)
             frame = frame_of(slide, recipe.origin)
-            summary = _write_outputs(slide, refinement, out, frame, identity, runtime)
+            summary = _write_outputs(
+                slide, slide_path.name, refinement, out, frame, identity, runtime
+            )
     return Outcome(summary, already_done=False, resumed=state == "resumed")
 
 
 def _write_outputs(
     slide: Slide,
+    slide_name: str,
     refinement: Refinement,
     out: Path,
     frame: Frame,
@@ -110,6 +113,8 @@ def _write_outputs(
         "status": "finished",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": dict(identity),
+        "inputs": {"slide": slide_name, "coarse": refinement.coarse.source},
+        "recipe": _settings(refinement.recipe),
         **refinement.facts,
         "repairs": [*refinement.coarse.notes, *repairs],
         "warnings": list(refinement.warnings),
@@ -123,6 +128,14 @@ def _write_outputs(
     write_text(out / "run.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     (out / STATE).unlink(missing_ok=True)
     return summary
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for `run.json`: file names only, no folders."""
+    settings = recipe.to_dict()
+    if path := tissue_file(recipe):
+        settings["tissue"] = path.name
+    return settings
 
 
 def versions() -> dict[str, str]:
@@ -146,8 +159,8 @@ def versions() -> dict[str, str]:
 def _identity(slide: Slide, coarse_path: Path, recipe: Recipe) -> dict[str, Any]:
     """What makes two runs the same: content and settings, never paths."""
     settings = recipe.to_dict()
-    if recipe.tissue not in TISSUE_RULES:
-        settings["tissue"] = file_digest(Path(recipe.tissue))
+    if path := tissue_file(recipe):
+        settings["tissue"] = file_digest(path)
     parts = {
         "slide": slide.fingerprint,
         "mpp": slide.mpp,

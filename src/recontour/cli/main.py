@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -15,6 +16,11 @@ from recontour.cli import cache, demo, doctor, embed, evaluate, info, refine, si
 from recontour.errors import RecontourError
 
 INTERRUPTED = 130
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, or a polite kill. Not a KeyboardInterrupt: typer ends on those without a word."""
+
 
 app = typer.Typer(
     name="recontour",
@@ -53,11 +59,13 @@ app.add_typer(cache.app, name="cache")
 
 def main() -> None:
     """Run the command line; never ends in a traceback."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except RecontourError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (_Interrupted, KeyboardInterrupt):
         _fail("interrupted; the same command resumes where it stopped", INTERRUPTED)
     except MemoryError:
         _fail("out of memory; pass a larger --cell-um or --mpp-embed, or use a larger machine", 1)
@@ -77,6 +85,10 @@ def main() -> None:
             "with the traceback that RECONTOUR_TRACEBACK=1 shows",
             1,
         )
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise _Interrupted
 
 
 def _fail(message: str, code: int) -> None:

@@ -204,9 +204,12 @@ def _plan(slide: Path, coarse: Path, recipe: Recipe, runtime: Runtime, format: o
             ("µm/px", f"{found['slide']['mpp']:.4f} ({found['slide']['mpp_source']})"),
             ("cells", _cells(found)),
             ("labels", labels),
-            ("expected time", f"{expected['seconds']:.0f} s, of which embedding "
-                              f"{expected['seconds_embed']:.0f} s ({expected['cached']} cached)"),
+            (
+                "expected time",
+                f"{expected['seconds']:.0f} s, of which embedding {expected['seconds_embed']:.0f} s "
+                f"({expected['cached_share']:.0%} cached)",
+            ),
             ("expected memory", f"{expected['bytes'] / 2**30:.2f} GiB"),
         ],
-    )  # fmt: skip
+    )
     console.warn(found["warnings"])
