@@ -11,6 +11,9 @@ import shapely
 
 from recontour.errors import UsageError
 from recontour.generated import GeneratedSlide, generate_slide
+from recontour.generated.paint import Painter
+from recontour.generated.planning import plan_layout
+from recontour.generated.population import place_nuclei
 
 SIDE = 1536
 
@@ -74,6 +77,17 @@ def test_tissue_is_where_colour_is(slide: GeneratedSlide) -> None:
     green = blocks[..., 1]
     assert np.median(green[inside]) < 200
     assert np.median(green[outside]) > 230
+
+
+def test_blocks_fit_without_a_seam() -> None:
+    layout = plan_layout((1400, 1400), 0.5, 1, 0.35, True)
+    painter = Painter(layout, place_nuclei(layout, 1), 1)
+    whole = painter.paint(300, 500, 640, 160).astype(float)
+    parts = [painter.paint(x, 500, 160, 160).astype(float) for x in range(300, 940, 160)]
+    difference = whole - np.concatenate(parts, axis=1)
+    # All that differs is the noise of the camera.
+    assert np.abs(difference).max() < 16
+    assert np.abs(difference.reshape(20, 8, 80, 8, 3).mean((1, 3))).max() < 2
 
 
 def test_same_arguments_same_file_whatever_the_threads(tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ def repeating(
 
     Grains are `sigma` px wide, `sigma_x` px along x where given.
     """
-    rows = np.fft.fftfreq(side)[:, None]
-    cols = np.fft.rfftfreq(side)[None, :]
+    rows = np.fft.fftfreq(side).astype(np.float32)[:, None]
+    cols = np.fft.rfftfreq(side).astype(np.float32)[None, :]
     spread = (rows * sigma) ** 2 + (cols * (sigma if sigma_x is None else sigma_x)) ** 2
-    white = np.fft.rfft2(rng.standard_normal((side, side)))
+    white = np.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
     return unit(np.fft.irfft2(white * np.exp(-2 * np.pi**2 * spread), s=(side, side)))
 
 

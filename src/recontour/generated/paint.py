@@ -170,16 +170,18 @@ class Painter:
             for col in cols:
                 shift = np.random.default_rng([self.seed, 5, row + 4096, col + 4096]).random(2)
                 centres.append((np.array([col, row]) + 0.9 * shift) * pitch)
+        # Sampled on multiples of `step` of the slide, so that neighbouring blocks agree.
         step = max(1, round(1.5 / self.layout.mpp))
-        small = (-(-shape[0] // step) + 1, -(-shape[1] // step) + 1)
-        ys, xs = np.mgrid[0 : small[0], 0 : small[1]] * step
-        points = np.stack([xs.ravel() + left, ys.ravel() + top], axis=1)
+        x0, y0 = left // step - 1, top // step - 1
+        x1, y1 = (left + shape[1]) // step + 2, (top + shape[0]) // step + 2
+        ys, xs = np.mgrid[y0:y1, x0:x1]
+        points = (np.stack([xs.ravel(), ys.ravel()], axis=1) + 0.5) * step
         near = cKDTree(np.array(centres)).query(points, k=2)[0]
-        gap = ((near[:, 1] - near[:, 0]) * self.layout.mpp).reshape(small).astype(np.float32)
-        full = Image.fromarray(gap).resize(
-            (small[1] * step, small[0] * step), Image.Resampling.BILINEAR
-        )
-        return np.clip(2.6 - np.asarray(full)[: shape[0], : shape[1]], 0, 1)
+        gap = ((near[:, 1] - near[:, 0]) * self.layout.mpp).reshape(xs.shape).astype(np.float32)
+        x, y = left / step - x0, top / step - y0
+        box = (x, y, x + shape[1] / step, y + shape[0] / step)
+        full = Image.fromarray(gap).resize(shape[::-1], Image.Resampling.BILINEAR, box=box)
+        return np.clip(2.6 - np.asarray(full), 0, 1)
 
     def _stamp_nuclei(self, ink: Field, eosin: Field, left: int, top: int) -> None:
         nuclei = self.nuclei

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recontour.generated.artefacts import draw_pens, lay_folds
 from recontour.generated.layout import MAP_UM, PAD, Gland, Layout, Mask
@@ -41,16 +43,17 @@ def plan_layout(
     tumor = np.minimum(_tumor(noise, inside, extent_um, step_um, tumor_share), tissue)
     away = _distance_um(tumor > 0, step_um)
 
+    # Each makes way for those before it along a slope, not a step, so that borders stay smooth.
     fat = 1.3 * noise(0.3 * extent_um) + 0.3 * noise(80.0) - 2.0 * np.exp(-away / 60.0)
-    fat -= 3.0 * (away < 25.0)
-    fat = _share(fat, inside, inside, FAT_SHARE)
+    room = _least(tissue / 0.05, (away - 25.0) / 40.0)
+    fat = _share(fat, inside, room, FAT_SHARE)
 
-    gland, lumen, glands = _glands(rng, step_um, inside, inside & (away > 20.0) & (fat < -0.1))
+    room = _least((tissue - 0.01) * extent_um / 4, away - 20.0, (-0.1 - fat) * 40.0)
+    gland, lumen, glands = _glands(rng, step_um, inside, room)
 
     lymph = 0.9 * noise(150.0) + 0.5 * noise(60.0) + 0.6 * noise(0.3 * extent_um)
-    lymph = _share(
-        lymph, inside, inside & (away > 5.0) & (gland < -6.0) & (fat < -0.1), LYMPH_SHARE
-    )
+    room = _least(tissue / 0.05, (away - 5.0) / 20.0, (-6.0 - gland) / 20.0, (-0.1 - fat) * 2.0)
+    lymph = _share(lymph, inside, room, LYMPH_SHARE)
     return Layout(
         size=size,
         mpp=mpp,
@@ -83,13 +86,18 @@ def _distance_um(mask: Mask, step_um: float) -> Field:
     return np.asarray(distance_transform_edt(~mask) * step_um, np.float32)
 
 
-def _share(field: Field, inside: Mask, free: Mask, share: float) -> Field:
-    """Shift `field` so that it is positive on `share` of `inside`, and only where `free`."""
+def _least(*fields: NDArray[Any]) -> Field:
+    return np.asarray(np.minimum.reduce(fields), np.float32)
+
+
+def _share(field: Field, inside: Mask, room: Field, share: float) -> Field:
+    """Shift `field` so that it is positive on `share` of `inside`, and only where `room` is."""
+    free = room > 0
     if not free.any():
         return np.full(field.shape, -3, np.float32)
     wanted = min(share * inside.sum() / free.sum(), 0.9)
     shifted = field - np.quantile(field[free], 1 - wanted)
-    return np.where(free, shifted, -3).clip(-3, 3).astype(np.float32)
+    return np.asarray(np.minimum(shifted, room).clip(-3, 3), np.float32)
 
 
 def _tissue(shape: tuple[int, int], noise: Noise, extent_um: float) -> Field:
@@ -99,7 +107,7 @@ def _tissue(shape: tuple[int, int], noise: Noise, extent_um: float) -> Field:
     ragged = 0.10 * noise(0.45 * extent_um) + 0.035 * noise(0.12 * extent_um) + 0.006 * noise(60.0)
     tissue = 0.80 - radius + ragged
     # Glass all around, and no straight edge where the tissue would run off it.
-    edge = 2 * (0.97 - np.maximum(x, y)) + 0.3 * ragged
+    edge = 2 * (0.93 - np.maximum(x, y)) + (0.5 * ragged).clip(-0.1, 0.1)
     return np.asarray(np.minimum(tissue, edge), np.float32)
 
 
@@ -118,9 +126,10 @@ def _tumor(noise: Noise, inside: Mask, extent_um: float, step_um: float, share: 
 
 
 def _glands(
-    rng: np.random.Generator, step_um: float, inside: Mask, free: Mask
+    rng: np.random.Generator, step_um: float, inside: Mask, room: Field
 ) -> tuple[Field, Field, tuple[Gland, ...]]:
     """Lobules of glands where there is room: the maps `gland` and `lumen`, and the glands."""
+    free = room > 0
     gland = np.full(free.shape, -100.0, np.float32)
     lumen = gland.copy()
     glands: list[Gland] = []
@@ -148,7 +157,7 @@ def _glands(
             _stamp_gland(gland, lumen, one, step_um)
             glands.append(one)
             covered += np.pi * radius**2
-    return np.where(free, gland, np.minimum(gland, -8.0)), lumen, tuple(glands)
+    return np.minimum(gland, room), lumen, tuple(glands)
 
 
 def _stamp_gland(gland: Field, lumen: Field, one: Gland, step_um: float) -> None:

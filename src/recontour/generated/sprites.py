@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recontour.generated.layout import EPITHELIUM, FIBROBLAST, LYMPHOCYTE, TUMOR
 from recontour.generated.noise import Field, unit
 
-VARIANTS = 36  # shapes of each kind
+VARIANTS = 24  # shapes of each kind
 TURNS = 12  # directions of each shape
 
 
