@@ -144,9 +144,10 @@ class TestBorders:
         probs = np.tile([0.0, 1.0], (16, 1))
         rules = Rules(sigma_cells=0, min_area_cells=0)
         _, (area,) = trace(grid, probs, rules)
-        # Halfway between the outermost centres and the next, corners cut.
+        # Halfway between the outermost centres and the next; corners are rounded, so that less
+        # is lost than if they were cut (an eighth of a cell each).
         assert area.bounds == (2 * STRIDE, 2 * STRIDE, 6 * STRIDE, 6 * STRIDE)
-        assert area.area == pytest.approx((16 - 4 / 8) * STRIDE**2)
+        assert (16 - 4 / 8) * STRIDE**2 < area.area < 16 * STRIDE**2
 
     @pytest.mark.parametrize("p", [0.55, 0.8, 1.0])
     def test_an_area_ends_at_the_edge_of_the_lattice_and_not_before(self, p: float) -> None:

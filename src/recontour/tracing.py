@@ -27,6 +27,9 @@ So a simplification within a twentieth of a cell cannot move a centre to the oth
 polygons say of every cell what the label map says.
 """
 
+FINE_CELLS = 1_000_000
+"""Larger areas (in cells of the lattice) are interpolated less finely; their cells are small."""
+
 
 def trace_regions(
     grid: PatchGrid,
@@ -118,8 +121,10 @@ def _trace(
     # Where the label map overrules the field, the cell is as sure as can be.
     size = np.where(inside == (field > 0), np.maximum(np.abs(field), 1e-6 * height), height)
     field = _keep_off_centres(np.where(inside, size, -size))
+    first, field = _crop(field, inside)
     # The last cells are continued past the edge and closed there; the edge then cuts them.
-    field = np.pad(np.pad(field, 1, mode="edge"), 1, constant_values=-height)
+    field, finer = _finer(np.pad(field, 1, mode="edge"))
+    field = np.pad(field, 1, constant_values=-height)
     generator = contourpy.contour_generator(
         z=field, name="serial", fill_type=contourpy.FillType.ChunkCombinedOffsetOffset
     )
@@ -127,11 +132,39 @@ def _trace(
     assert points is not None
     assert rings is not None
     assert polygons is not None
-    coords = np.asarray(grid.origin) + (points - 1.5) * grid.stride
+    cells = (points - 1) / finer - 0.5 + first
+    coords = np.asarray(grid.origin) + cells * grid.stride
     parts = shapely.from_ragged_array(
         shapely.GeometryType.POLYGON, coords, (rings.astype(np.int64), polygons.astype(np.int64))
     )
     return _cut(parts, _frame(grid, slide_size))
+
+
+def _crop(
+    field: NDArray[np.float64], inside: NDArray[np.bool_]
+) -> tuple[tuple[int, int], NDArray[np.float64]]:
+    """The part of `field` that matters for the area, and (col, row) of its corner."""
+    rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    # Two cells around: the border lies within one, and its slope there depends on the next.
+    r, c = max(rows[0] - 2, 0), max(cols[0] - 2, 0)
+    return (int(c), int(r)), field[r : rows[-1] + 3, c : cols[-1] + 3]
+
+
+def _finer(field: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Interpolate between the centres by monotone cubics: smooth, and without a new extremum.
+
+    So the border curves as a drawn one does, and between four cells of one side no island of the
+    other can appear. Returns the finer field and how many steps it has from centre to centre.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    finer = 4 if field.size <= FINE_CELLS else 2 if field.size <= 4 * FINE_CELLS else 1
+    for axis in (0, 1):
+        at = np.arange(field.shape[axis])
+        steps = np.linspace(0, at[-1], at[-1] * finer + 1)
+        if finer > 1:
+            field = PchipInterpolator(at, field, axis=axis)(steps)
+    return field, finer
 
 
 def _keep_off_centres(field: NDArray[np.float64]) -> NDArray[np.float64]:
