@@ -226,7 +226,7 @@ class _Dense:
             down = overlap_weights(centre_y, half, dense.shape[0])
             across = overlap_weights(centre_x, half, dense.shape[1])
             pooled = _pool(dense, down, across)
-            out[name] = pooled[row_of, col_of].astype(np.float16)
+            out[name] = _half(pooled[row_of, col_of])
         return out
 
     def _window(self, block: Block) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -264,7 +264,7 @@ class _PatchWise:
         return tuple(self._patches(block, size) for size in sizes)
 
     def features(self, block: Block, pixels: tuple[NDArray[np.uint8], ...]) -> dict[str, Float16]:
-        cell, context = (self.encoder(patches).astype(np.float16) for patches in pixels)
+        cell, context = (_half(self.encoder(patches)) for patches in pixels)
         return {"cell": cell, "context": context}
 
     def _patches(self, block: Block, size: int) -> NDArray[np.uint8]:
@@ -357,6 +357,11 @@ def _read_ahead(
     finally:
         # On an error or Ctrl-C the reads that have not begun are dropped.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _half(values: NDArray[np.float32]) -> Float16:
+    with np.errstate(over="ignore"):  # infinities are refused later, by name
+        return values.astype(np.float16)
 
 
 def _finite(values: dict[str, Float16], encoder: Encoder) -> dict[str, Float16]:

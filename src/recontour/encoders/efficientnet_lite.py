@@ -123,7 +123,7 @@ class EfficientNetLite0:
     dim = sum(STAGE_CHANNELS)
     dense_stride = 8
     align = 32
-    halo = 192  # cosine >= 0.9995 to an unlimited halo, at the border of a window (64: 0.92)
+    halo = 192  # cosine >= 0.999 to an unlimited halo even at the border of a window (64: 0.92)
 
     def __init__(
         self, device: str = "auto", threads: int | None = None, precision: str = "auto"
