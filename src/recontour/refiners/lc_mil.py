@@ -25,7 +25,9 @@ from recontour.refiners.base import (
 )
 from recontour.types import PatchSet
 
-BAGS_A_STEP = 10  # what `batched=True` means
+# What `batched=True` means. A fifth of the time of one bag a step, and on four regions of real
+# tissue with seven kinds of outline no worse; 33 a step leaves too few steps for few features.
+BAGS_A_STEP = 10
 PREDICT_ROWS = 2048  # rows a pass; its activations stay in the cache of a core
 
 
@@ -41,8 +43,8 @@ class LcMil:
     (never 0) drawn with replacement; attention softmax(W tanh(V h)); focal loss; Adam; learning
     rate halved after each block. Departures: the embedding is h = ReLU(A x + a) on standardised
     features of a frozen encoder, not a fine-tuned VGG16; the answer is the mean over `n_seeds`
-    models; K > 2 classes draw bags from each and end in a softmax instead of a sigmoid; `batched`
-    bags share a step. Attention has no biases (the paper's equation).
+    models; K > 2 classes draw bags from each and end in a softmax instead of a sigmoid; by default
+    ten bags share a step (`batched`). Attention has no biases (the paper's equation).
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ class LcMil:
     blocks : the learning rate is halved after each
     bag_length : a bag holds Binomial(bag_length, ½) cells, at least 1
     attention, hidden : width of the attention and of the embedding
-    lr, weight_decay : of Adam
+    lr, weight_decay : of Adam; B bags a step take √B times the learning rate, the rule that keeps
+        Adam's course when batches grow (Malladi et al. 2022)
     n_seeds : models averaged
     batched : bags a step. False (1 bag) is the paper's loop; True is 10; or any number
     focal_gamma : "code": γ = 5 where the *true* class has less than 0.2, else 3, as the published
@@ -148,7 +151,10 @@ class LcMil:
             rng, cells.dim, self.hidden, self.attention, len(cells.classes), self.focal_gamma
         )
         optimizer = torch.optim.Adam(
-            [model.parameters], lr=self.lr, weight_decay=self.weight_decay, fused=True
+            [model.parameters],
+            lr=self.lr * self.bags_a_step**0.5,
+            weight_decay=self.weight_decay,
+            fused=True,
         )
         with torch.no_grad():
             for block in draw_bags(rng, cells, self.bags, self.blocks, self.bag_length):
