@@ -137,9 +137,9 @@ class Painter:
         fat = maps("fat")
         if (fat > 0).any():
             walls = self._fat_walls(left, top, fat.shape)
-            drop = np.clip(fat / 0.02, 0, 1) * (1 - walls)
-            _blend(ink, drop, 0.0)
-            _blend(eosin, drop, 0.01)
+            lobule = np.clip(fat / 0.02, 0, 1)
+            _blend(ink, lobule, 0.04 * walls)
+            _blend(eosin, lobule, 0.01 + 0.45 * walls)
         np.maximum(ink, 0, out=ink)
         np.maximum(eosin, 0, out=eosin)
         return ink, eosin

@@ -13,7 +13,7 @@ from recontour.generated.layout import MAP_UM, PAD, Gland, Layout, Mask
 from recontour.generated.noise import Field, smooth_field
 
 # Shares of the tissue. Together as much as the tumour: what looks like it must not be rare.
-GLAND_SHARE, LYMPH_SHARE, FAT_SHARE = 0.15, 0.13, 0.08
+GLAND_SHARE, LYMPH_SHARE, FAT_SHARE = 0.18, 0.15, 0.07
 
 SMALLEST_NEST_UM2, SMALLEST_GAP_UM2 = 1800.0, 900.0
 
@@ -66,7 +66,7 @@ def plan_layout(
         lumen=lumen,
         warp_x=90.0 * noise(400.0) + 6.0 * noise(50.0),
         warp_y=90.0 * noise(400.0) + 6.0 * noise(50.0),
-        strength=np.exp((0.13 * noise(0.3 * extent_um) + 0.14 * noise(170.0)).clip(-0.45, 0.45)),
+        strength=np.exp((0.13 * noise(0.3 * extent_um) + 0.16 * noise(150.0)).clip(-0.45, 0.45)),
         tint=0.7 * noise(0.3 * extent_um) + 0.9 * noise(130.0),
         cellular=0.8 * noise(0.3 * extent_um) + 0.9 * noise(140.0) + 0.5 * np.exp(-away / 60.0),
         grade=0.8 * noise(0.35 * extent_um) + 0.8 * noise(160.0),
@@ -107,7 +107,7 @@ def _tissue(shape: tuple[int, int], noise: Noise, extent_um: float) -> Field:
     ragged = 0.10 * noise(0.45 * extent_um) + 0.035 * noise(0.12 * extent_um) + 0.006 * noise(60.0)
     tissue = 0.80 - radius + ragged
     # Glass all around, and no straight edge where the tissue would run off it.
-    edge = 2 * (0.93 - np.maximum(x, y)) + (0.5 * ragged).clip(-0.1, 0.1)
+    edge = 2 * (0.88 - np.maximum(x, y)) + (0.5 * ragged).clip(-0.1, 0.1)
     return np.asarray(np.minimum(tissue, edge), np.float32)
 
 
