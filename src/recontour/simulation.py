@@ -38,8 +38,10 @@ LESION_SHARE = 6
 SHIFT_SLIPS = 1.5
 VALID_SHARE = 0.55
 """More than the half that makes an outline valid, as cells and areas do not count alike."""
+LEFT_SHARE = 0.25
+"""Of what is no lesion, so much is at least left outside: slivers hold no cell's centre."""
 VALID_STEPS = (0.7, 0.5, 0.35, 0.25, 0.15)
-GROUP_EXCESS = 0.25
+GROUP_EXCESS = 0.3
 """Kinds that add errors of their own start from outlines that are at most this wrong."""
 
 _NAMESPACE = uuid.UUID("6f0c7c52-7a3f-5c1e-9d52-0b9a3f2f4c11")
@@ -193,7 +195,7 @@ def simulate_coarse(
             fine=lesion,
             subtract=subtract,
             slide=None if size is None else shapely.box(0, 0, *size),
-            tissue=tissue,
+            tissue=None if tissue is None else _lighter(tissue, slip / mpp),
             dilation=dilation / mpp,
             slip=slip / mpp,
             severity=severity,
@@ -252,10 +254,12 @@ def _is_valid(task: _Task, outline: Geometry) -> bool:
     if task.tissue is not None:
         outline, fine = outline.intersection(ground), fine.intersection(ground)
     right = outline.intersection(fine).area
-    wrong_outside = fine.area - right
     outside = ground.area - outline.area
+    right_outside = outside - (fine.area - right)
     return bool(
-        right > VALID_SHARE * outline.area and outside - wrong_outside > VALID_SHARE * outside
+        right > VALID_SHARE * outline.area
+        and right_outside > VALID_SHARE * outside
+        and right_outside > LEFT_SHARE * (ground.area - fine.area)
     )
 
 
@@ -311,23 +315,31 @@ def _missed(task: _Task) -> Geometry:
 def _generous(task: _Task) -> Geometry:
     """Closed by a disc and dilated; the larger the disc, the nearer to the convex hull."""
     fine = _lighter(task.fine, task.slip)
-    wanted = fine.area / (1 - task.severity.excess)
+    wanted = _area(task, fine) / (1 - task.severity.excess)
 
     def outline(radius: float) -> Geometry:
         grown = _buffered(_buffered(fine, 1.25 * radius), -radius)
         return _clipped(task, union([_without_holes(grown, radius), fine]))
 
-    return _bisect(outline, lambda shape: shape.area <= wanted, 4 * task.dilation + task.slip)
+    return _bisect(
+        outline, lambda shape: _area(task, shape) <= wanted, 4 * task.dilation + task.slip
+    )
 
 
 def _tight(task: _Task) -> Geometry:
     """Eroded until the wanted share of the lesion is left inside."""
     fine, group = _lighter(task.fine, task.slip), _grouped(task)
+    limit = float(np.sqrt(group.area))
     wanted = fine.area * task.severity.keep
+    source = group
+    if task.slide is not None:
+        # The lesion goes on beyond the slide's edge: nothing to shrink from there.
+        around = task.slide.buffer(2 * limit, join_style="mitre").difference(task.slide)
+        source = union([group, polygonal(around)])
     return _bisect(
-        lambda radius: _buffered(group, -radius),
+        lambda radius: _clipped(task, _buffered(source, -radius)),
         lambda shape: shape.intersection(fine).area >= wanted,
-        np.sqrt(group.area),
+        limit,
     )
 
 
@@ -390,13 +402,20 @@ def _grouped(task: _Task) -> Geometry:
     `task.excess` of the outline is no lesion.
     """
     fine = _lighter(task.fine, task.slip)
-    wanted = fine.area / (1 - task.excess)
+    wanted = _area(task, fine) / (1 - task.excess)
 
     def outline(radius: float) -> Geometry:
         closed = _buffered(_buffered(fine, radius), -radius)
         return _without_holes(union([closed, fine]), radius)
 
-    return _bisect(outline, lambda shape: shape.area <= wanted, task.slip)
+    return _bisect(outline, lambda shape: _area(task, shape) <= wanted, task.slip)
+
+
+def _area(task: _Task, geometry: Geometry) -> float:
+    """On tissue, where it is known: going round the glass between villi is no error."""
+    if task.tissue is not None:
+        return float(geometry.intersection(task.tissue).area)
+    return float(geometry.area)
 
 
 def _lighter(geometry: Geometry, slip: float) -> Geometry:
