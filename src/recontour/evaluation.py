@@ -148,9 +148,9 @@ def evaluate(
 
     Cells are laid from the slide's corner. With `tissue`, the metrics `accuracy` to `dice` count
     the cells whose centre is on tissue; `iou_grid` and `dice_grid` count the whole lattice, as the
-    papers do for IoU and Dice. Without `slide_size` there is only geometry: cells cover the
-    bounding box of all outlines and 10 cells around it, so that metrics that count true negatives
-    (accuracy, TNR, NPV) are lower than on a whole slide.
+    papers do for IoU and Dice. Without `slide_size` the lattice covers the bounding box of all
+    outlines (and of the tissue) and 10 cells around it; without tissue too there is only geometry,
+    and metrics that count true negatives (accuracy, TNR, NPV) hang on that margin.
 
     Parameters
     ----------
@@ -185,6 +185,8 @@ def evaluate(
             parts[role] = _matching(annotation, names, role, notes)
 
     shapes = [r.geometry for regions in parts.values() for group in regions for r in group]
+    if tissue is not None:
+        shapes.append(tissue)
     grid = _lattice(slide_size, shapes, cell_px, mpp)
     on = np.ones(len(grid), bool)
     if tissue is not None:
@@ -192,7 +194,7 @@ def evaluate(
     if left_out:
         on &= label_patches(grid, [left_out], rule="centre") != 1
         notes.append(f"cells in {len(left_out)} excluded regions of the truth take no part")
-    if slide_size is None:
+    if slide_size is None and tissue is None:
         notes.append(
             f"no slide: cells cover the outlines' bounding box and {MARGIN_CELLS} cells around it, "
             "tissue or not; accuracy, TNR and NPV depend on that margin"
@@ -230,7 +232,7 @@ def evaluate(
     return Evaluation(
         slide_id=truth.slide_id,
         classes=(BACKGROUND, *names),
-        cells="geometry" if slide_size is None else "slide" if tissue is None else "tissue",
+        cells="tissue" if tissue is not None else "geometry" if slide_size is None else "slide",
         n_cells=int(on.sum()),
         n_grid=len(grid),
         cell_px=cell_px,
