@@ -13,7 +13,7 @@ from recontour.geometry import polygonal, snap, union
 from recontour.objects import NAMESPACE, mean_probability
 from recontour.types import Geometry, PatchGrid, PatchSet, Region, iter_polygons
 
-COLOURS = {"added": (30, 160, 60), "removed": (200, 30, 120), "uncertain": (240, 180, 0)}
+COLOURS = {"added": (30, 160, 60), "removed": (30, 90, 220), "uncertain": (240, 180, 0)}
 
 UNCERTAIN = 0.15
 """A cell is uncertain when its probability lies this close to the threshold."""
@@ -60,7 +60,7 @@ def find_changes(
 
 def uncertain_cells(probs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """(n,) cells whose foreground probability is near the threshold, or whose classes tie."""
-    near = np.abs((1.0 - probs[:, 0]) - threshold) < UNCERTAIN
+    near: NDArray[np.bool_] = np.abs((1.0 - probs[:, 0]) - threshold) < UNCERTAIN
     if probs.shape[1] > 2:
         top = np.sort(probs[:, 1:], axis=1)
         near |= (1.0 - probs[:, 0] > threshold) & (top[:, -1] - top[:, -2] < UNCERTAIN)

@@ -75,7 +75,7 @@ def mean_probability(
     count = np.bincount(which, minlength=len(parts))
     means = np.divide(total, count, out=np.zeros(len(parts)), where=count > 0)
     for i in np.flatnonzero(count == 0):
-        means[i] = prob[tree.nearest(parts[i])]
+        means[i] = prob[tree.nearest(parts[int(i)])]
     return np.clip(means, 0.0, 1.0)
 
 

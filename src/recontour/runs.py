@@ -10,7 +10,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -116,13 +116,15 @@ def _write_outputs(
         "inputs": {"slide": slide_name, "coarse": refinement.coarse.source},
         "recipe": _settings(refinement.recipe),
         **refinement.facts,
+        "slide": {**refinement.facts["slide"], "file": slide_name},
         "repairs": [*refinement.coarse.notes, *repairs],
         "warnings": list(refinement.warnings),
         "timings_s": dict(refinement.timings),
         "versions": versions(),
         "outputs": list(OUTPUTS),
     }
-    write_report(slide, refinement, out / "report.html", out / "overview.png")
+    told = replace(refinement, facts=summary)
+    write_report(slide, told, out / "report.html", out / "overview.png")
     runtime.progress("write", len(OUTPUTS), len(OUTPUTS))
     # Last: a folder with run.json is a finished one.
     write_text(out / "run.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")

@@ -206,8 +206,8 @@ def _plan(slide: Path, coarse: Path, recipe: Recipe, runtime: Runtime, format: o
             ("labels", labels),
             (
                 "expected time",
-                f"{expected['seconds']:.0f} s, of which embedding {expected['seconds_embed']:.0f} s "
-                f"({expected['cached_share']:.0%} cached)",
+                f"{expected['seconds']:.0f} s, embedding {expected['seconds_embed']:.0f} s of them "
+                f"({expected['cached_share']:.0%} is cached)",
             ),
             ("expected memory", f"{expected['bytes'] / 2**30:.2f} GiB"),
         ],
