@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from recontour.embedding import _computer, embed_patches, plan_blocks
+from recontour.embedding import block_computer, embed_patches, plan_blocks
 from recontour.encoders.efficientnet_lite import EfficientNetLite0
 from recontour.slides import open_slide
 from recontour.types import PatchGrid
@@ -157,7 +157,7 @@ def main() -> int:
         n = side // 64
         rows, cols = np.divmod(np.arange(n * n, dtype=np.int32), np.int32(n))
         grid = PatchGrid((0.0, 0.0), (n, n), rows, cols, 64, 64, 64, slide.mpp, 0.5)
-        computer = _computer(slide, grid, encoder)
+        computer = block_computer(slide, grid, encoder)
         held = [(block, computer.read(block)) for block in plan_blocks(grid, encoder)]
         times = compare(
             {

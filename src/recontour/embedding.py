@@ -41,7 +41,8 @@ class Features:
     Attributes
     ----------
     cell : float16 (n, d), the patch of `grid.size` px centred on the cell
-    context : float16 (n, d), the window twice as wide
+    context : float16 (n, d), the window twice as wide (of a dense encoder: what of it lies
+        inside the slide)
     seconds_read : spent reading the slide, in threads beside the computation
     seconds_embed : spent in the encoder and in pooling
     from_cache : number of cells that were not computed
@@ -93,7 +94,7 @@ def embed_patches(
     n, d = len(grid), encoder.dim
     out = {name: np.empty((n, d), np.float16) for name in ("cell", "context")}
     blocks = plan_blocks(grid, encoder)
-    computer = _computer(slide, grid, encoder)
+    computer = block_computer(slide, grid, encoder)
     notes: list[str] = []
     spent = {"read": 0.0, "embed": 0.0}
     done = 0
@@ -162,7 +163,7 @@ def estimate(grid: PatchGrid, encoder: Encoder) -> dict[str, int]:
     peak_bytes : of features and the windows in flight, without the encoder's own
     """
     blocks = plan_blocks(grid, encoder)
-    computer = _computer(None, grid, encoder)
+    computer = block_computer(None, grid, encoder)
     pixels = [computer.n_pixels(block) for block in blocks]
     feature_bytes = len(grid) * encoder.dim * 2 * 2
     return {
@@ -286,7 +287,8 @@ class _PatchWise:
         return np.stack([window[r : r + px, c : c + px] for r, c in zip(rows, cols, strict=True)])
 
 
-def _computer(slide: Slide | None, grid: PatchGrid, encoder: Encoder) -> _Dense | _PatchWise:
+def block_computer(slide: Slide | None, grid: PatchGrid, encoder: Encoder) -> _Dense | _PatchWise:
+    """What reads and embeds the blocks of `grid`; without a slide it only knows their windows."""
     if isinstance(encoder, DenseEncoder):
         return _Dense(slide, grid, encoder)
     return _PatchWise(slide, grid, encoder)

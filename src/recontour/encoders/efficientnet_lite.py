@@ -138,7 +138,9 @@ class EfficientNetLite0:
         self.precision = precision
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         weights, name = _load_weights()
-        self.identifier = f"efficientnet_lite0-stages4-{name}-{precision}"
+        # Devices round differently: one entry of the cache holds the features of one of them.
+        where = "" if self.device.type == "cpu" else f"-{self.device.type}"
+        self.identifier = f"efficientnet_lite0-stages4-{name}-{precision}{where}"
         self._stem, self._blocks = _build(weights, self.device, self._dtype)
 
     def dense(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
