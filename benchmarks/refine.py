@@ -34,7 +34,7 @@ def make_patches(cells: int, dim: int, seed: int = 0) -> tuple[PatchSet, np.ndar
     rows, cols = np.divmod(np.arange(cells, dtype=np.int32), np.int32(side))
     grid = PatchGrid((0.0, 0.0), (side, side), rows, cols, 64, 64, 64, 0.5, 0.5)
     truth = np.hypot(rows - side / 2, cols - side / 2) < 0.35 * side
-    hidden = rng.normal(size=(cells, 48)) + truth[:, None] * rng.normal(size=48) * 0.4
+    hidden = rng.normal(size=(cells, 48)) + truth[:, None] * rng.normal(size=48) * 0.8
     features = hidden @ rng.normal(size=(48, dim)) + rng.normal(size=(cells, dim))
     labels = truth ^ (rng.random(cells) < 0.1)
     patches = PatchSet(

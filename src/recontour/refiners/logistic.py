@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recontour.errors import RefinerError
 from recontour.refiners.base import (
+    CHUNK,
     Cells,
     ZScore,
     check_patch_sets,
@@ -98,9 +99,10 @@ class Logistic:
         # Two columns of weights share what scikit-learn puts into one: half the squared norm.
         penalty = np.full(dim + 1, (2 if k == 2 else 1) / self.inverse_l2)
         penalty[-1] = 0.0  # the bias is free
-        hessian = np.empty((dim + 1, dim + 1))
-        root = x * np.sqrt(sample)[:, None]
-        hessian[:dim, :dim] = root.T @ root
+        hessian = np.zeros((dim + 1, dim + 1))
+        for i in range(0, n, CHUNK):
+            root = x[i : i + CHUNK] * np.sqrt(sample[i : i + CHUNK, None])
+            hessian[:dim, :dim] += root.T @ root
         hessian[-1, :dim] = hessian[:dim, -1] = sample @ x
         hessian[-1, -1] = sample.sum(dtype=np.float64)
         hessian *= 0.5
@@ -140,8 +142,8 @@ def _labelled(
     known = np.flatnonzero((cells.labels >= 0) & (cells.trust > 0))
     labels = cells.labels[known]
     x = np.empty((len(known), cells.dim), np.float32)
-    for i in range(0, len(known), 4096):
-        x[i : i + 4096] = scale(cells.rows(known[i : i + 4096]))
+    for i in range(0, len(known), CHUNK):
+        x[i : i + CHUNK] = scale(cells.rows(known[i : i + CHUNK]))
     trust = cells.trust[known]
     mass = np.bincount(labels, weights=trust, minlength=len(cells.classes))
     sample = trust * trust.sum() / (len(mass) * mass[labels])
