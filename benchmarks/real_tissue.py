@@ -187,12 +187,13 @@ def tables(rows: list[dict[str, object]], methods: list[str]) -> str:
     lines.append("")
     for method in methods:
         own = [r for r in valid if r["method"] == method]
+        seconds = mean([float(r["seconds"]) for r in own])
         gains = sorted(float(r["f1"]) - float(r["coarse_f1"]) for r in own)
         lines.append(
             f"- {method}: better than the coarse outline in {mean([g > 0 for g in gains]):.0%} of "
             f"{len(gains)} runs; change of F1: 5th percentile {gains[len(gains) // 20]:+.3f}, "
-            f"median {gains[len(gains) // 2]:+.3f}; {mean([float(r['seconds']) for r in own]):.1f} s "
-            "a run with cached features"
+            f"median {gains[len(gains) // 2]:+.3f}; {seconds:.1f} s a run with "
+            "cached features"
         )
     wrong = [r for r in rows if not r["valid"] and r["method"] == methods[0]]
     lines.append(f"- left out: {len(wrong)} outlines that were not valid (PPV or NPV <= 0.5)")

@@ -189,7 +189,7 @@ def test_killed_inside_the_slide_it_resumes_and_ends_bit_identical(scene, tmp_pa
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if len(list(cache.glob("*/*.npz"))) >= 1:
+        if len(list(cache.glob("features-*/[!.]*.npz"))) >= 1:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

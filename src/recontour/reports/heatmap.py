@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,8 @@ def write_probability(slide: Slide, refinement: Refinement, path: Path) -> None:
     n = len(classes)
     metadata = {
         "axes": "CYX",
+        # From the content: the same run gives the same bytes.
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(levels[0].tobytes()).hexdigest())),
         "Name": f"{slide.id}: probability",
         "PhysicalSizeX": grid.cell_um,
         "PhysicalSizeXUnit": "µm",
