@@ -1,18 +1,20 @@
-"""Peak memory of embedding a large slide.
+"""Peak memory of refining a large slide, from the command line.
 
-    python benchmarks/memory.py [--side 60000] [--cells 35000] [--encoder efficientnet_lite0]
+    python benchmarks/memory.py [--side 60000] [--cells 35000] [--method lc_mil]
 
 Writes a JPEG-tiled pyramidal TIFF of `side` x `side` px at 0.25 µm/px (a few tissue tiles, stored
-again and again; glass elsewhere), then embeds its cells of 32 µm and prints the peak of the whole
-process. Takes about 0.2 CPU-seconds for each 100 cells; the peak is reached after a few windows,
-so that `--cells` may be small where only the slide's size is in question.
+again and again; glass elsewhere) and an outline of half of its tissue, runs `recontour refine` on
+them as a user would, and prints the peak of that process. Takes about 0.7 CPU-seconds for each
+100 cells.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +23,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from recontour.embedding import embed_patches, estimate
-from recontour.encoders import load_encoder
-from recontour.slides import open_slide
-from recontour.types import PatchGrid
 
 TILE = 512
 CELL = 128  # px: 32 µm at 0.25 µm/px
@@ -79,35 +76,45 @@ def write_slide(path: Path, side: int, tissue_side: int) -> None:
             downsample *= 2
 
 
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def write_outline(path: Path, tissue_side: int) -> None:
+    """The left half of the tissue, as QuPath would write it."""
+    half = [[0, 0], [tissue_side / 2, 0], [tissue_side / 2, tissue_side], [0, tissue_side], [0, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [half]},
+        "properties": {"objectType": "annotation", "classification": {"name": "Tumor"}},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=60_000)
     parser.add_argument("--cells", type=int, default=35_000)
-    parser.add_argument("--encoder", default="efficientnet_lite0")
+    parser.add_argument("--method", default="lc_mil")
     arguments = parser.parse_args()
-    encoder = load_encoder(arguments.encoder, device="cpu")
-    n = int(np.sqrt(arguments.cells))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "large.tif"
-        write_slide(path, arguments.side, n * CELL)
-        print(f"{path.stat().st_size / 2**20:.0f} MB on disk; so far {peak_gb():.2f} GB")
-        slide = open_slide(path)
-        rows, cols = np.divmod(np.arange(n * n, dtype=np.int32), np.int32(n))
-        lattice = (slide.size[1] // CELL, slide.size[0] // CELL)
-        grid = PatchGrid(
-            (0.0, 0.0), lattice, rows, cols, CELL, CELL, encoder.patch_px, slide.mpp, encoder.mpp
-        )
-        print(estimate(grid, encoder))
+    tissue_side = round(np.sqrt(arguments.cells)) * CELL
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_slide(folder / "large.tif", arguments.side, tissue_side)
+        write_outline(folder / "coarse.geojson", tissue_side)
+        megabytes = (folder / "large.tif").stat().st_size / 2**20
+        command = [
+            sys.executable, "-c", "from recontour.cli.main import main; main()",
+            "refine", folder / "large.tif", folder / "coarse.geojson", "-o", folder / "out",
+            "--method", arguments.method, "--cache-dir", folder / "cache", "-q",
+        ]  # fmt: skip
         start = time.perf_counter()
-        features = embed_patches(slide, grid, encoder)
-        slide.close()
+        subprocess.run(command, check=True)
+        seconds = time.perf_counter() - start
+        run = json.loads((folder / "out" / "run.json").read_text())
+    # Linux counts in KiB.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    timings = ", ".join(f"{stage} {s:.1f}" for stage, s in run["timings_s"].items())
     print(
-        f"{slide.size[0]} x {slide.size[1]} px, {len(grid)} cells: peak {peak_gb():.2f} GB, "
-        f"{time.perf_counter() - start:.0f} s (reading {features.seconds_read:.0f} s beside)"
+        f"{arguments.side} x {arguments.side} px ({megabytes:.0f} MB), "
+        f"{run['grid']['n_cells']:,} cells, {arguments.method}: peak {peak:.2f} GiB, "
+        f"{seconds:.0f} s ({timings})"
     )
     return 0
 

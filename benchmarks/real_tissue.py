@@ -14,6 +14,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from PIL import Image
 from recontour import Annotation, Recipe, Runtime, open_slide, read_annotation, refine_slide
 from recontour.errors import RecontourError
 from recontour.evaluation import evaluate
+from recontour.geometry import repair
 from recontour.reports.overview import write_overview
 from recontour.simulation import simulate_coarse
 from recontour.types import Frame
@@ -83,7 +85,10 @@ def write_case(data: Path, case: Case, folder: Path) -> tuple[Path, Annotation]:
             mpp *= 2
             level = level.reduce(2)
     size = (image.shape[1], image.shape[0])
-    return slide, read_annotation(mask, Frame(size=size, mpp=case.mpp))
+    truth = read_annotation(mask, Frame(size=size, mpp=case.mpp))
+    # The steps of a mask's pixels are no border; within a pixel, a tenth of the points will do.
+    smooth = (replace(r, geometry=repair(r.geometry.simplify(1.0))[0]) for r in truth.regions)
+    return slide, replace(truth, regions=tuple(r for r in smooth if not r.geometry.is_empty))
 
 
 def run(args: argparse.Namespace) -> list[dict[str, object]]:

@@ -80,7 +80,7 @@ class TestChoice:
         tile = (1201, 1201)  # a prostate tile at 0.5 µm/px
         choice = choose_cells(0.5, tile, box(0, 0, *tile), encoder_mpp=0.5)
         assert choice.cell_px == 32
-        assert choice.n_cells >= 500
+        assert choice.n_cells >= 1000
         assert any("halved" in r and "361" in r for r in choice.reasons)
 
     @pytest.mark.parametrize(("mpp", "smallest"), [(0.25, 32), (0.5, 16), (1.0, 16), (4.0, 16)])

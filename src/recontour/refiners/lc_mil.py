@@ -25,8 +25,8 @@ from recontour.refiners.base import (
 )
 from recontour.types import PatchSet
 
-# What `batched=True` means. A fifth of the time of one bag a step, and on four regions of real
-# tissue with seven kinds of outline no worse; 33 a step leaves too few steps for few features.
+# What `batched=True` means. A fifth of the time of one bag a step, and on three regions of real
+# tissue with four kinds of outline no worse; 33 a step leaves too few steps for few features.
 BAGS_A_STEP = 10
 PREDICT_ROWS = 2048  # rows a pass; its activations stay in the cache of a core
 
