@@ -39,7 +39,7 @@ def write_probability(slide: Slide, refinement: Refinement, path: Path) -> None:
     metadata = {
         "axes": "CYX",
         # From the content: the same run gives the same bytes.
-        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(levels[0].tobytes()).hexdigest())),
+        "UUID": _uuid(levels[0]),
         "Name": f"{slide.id}: probability",
         "PhysicalSizeX": grid.cell_um,
         "PhysicalSizeXUnit": "µm",
@@ -92,6 +92,10 @@ def halve(image: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.full(total.shape, np.nan, np.float32)
     np.divide(total, n, out=out, where=n > 0, casting="same_kind")
     return out
+
+
+def _uuid(image: NDArray[np.float32]) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, hashlib.sha256(image.tobytes()).hexdigest()))
 
 
 def _signed_rgba(colour: tuple[int, int, int]) -> int:
