@@ -19,7 +19,7 @@ from PIL import Image
 
 from recontour import Recipe, Runtime, files, read_annotation, refine_to_folder
 from recontour.cache import FeatureCache
-from recontour.errors import OutputError, OutputRefusedError
+from recontour.errors import OutputError, OutputRefusedError, UnknownNameError
 from recontour.geometry import union
 from recontour.runs import LOCK, OUTPUTS, STATE
 
@@ -118,6 +118,28 @@ def test_overwrite_replaces_a_different_run(scene, tmp_path):
     refine_to_folder(scene.slide, scene.coarse, tmp_path / "out", other, Runtime(), overwrite=True)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["recipe"]["method"] == "identity"
+
+
+def test_overwrite_keeps_what_is_there_until_there_is_something_better(finished, scene):
+    before = digests(finished)
+    wrong = Recipe(encoder="colour", method="no_such_method")
+    with pytest.raises(UnknownNameError):
+        refine_to_folder(scene.slide, scene.coarse, finished, wrong, Runtime(), overwrite=True)
+    assert digests(finished) == before
+    assert refine_to_folder(scene.slide, scene.coarse, finished, QUICK, Runtime()).already_done
+
+
+def test_a_run_that_fails_leaves_nothing(scene, tmp_path):
+    wrong = Recipe(encoder="colour", method="no_such_method")
+    with pytest.raises(UnknownNameError):
+        refine_to_folder(scene.slide, scene.coarse, tmp_path / "out", wrong, Runtime())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strange_run_json_is_refused_in_a_sentence(scene, tmp_path):
+    (tmp_path / "run.json").write_text('{"run": "of another program"}')
+    with pytest.raises(OutputRefusedError, match="files of that name"):
+        refine_to_folder(scene.slide, scene.coarse, tmp_path, QUICK, Runtime())
 
 
 def test_files_of_that_name_which_are_not_ours_are_not_touched(scene, tmp_path):

@@ -79,11 +79,13 @@ def refine_to_folder(
         raise MissingFileError(f"no such file: {coarse_path}")
     with contextlib.closing(open_slide(slide_path, mpp=recipe.mpp)) as slide:
         identity = _identity(slide, coarse_path, recipe)
-        with _Claim(out, identity, overwrite=overwrite) as state:
+        claim = _Claim(out, identity, overwrite=overwrite)
+        with claim as state:
             if state == "finished":
                 return Outcome(_read_json(out / "run.json"), already_done=True, resumed=False)
             refinement = refine_slide(slide, coarse_path, recipe, runtime=runtime)
             frame = frame_of(slide, recipe.origin)
+            claim.begin()
             summary = _write_outputs(
                 slide, slide_path.name, refinement, out, frame, identity, runtime
             )
@@ -187,12 +189,17 @@ def file_digest(path: Path) -> str:
 
 
 class _Claim:
-    """Hold an output folder for one run; says whether it is `new`, `resumed` or `finished`."""
+    """Hold an output folder for one run; says whether it is `new`, `resumed` or `finished`.
+
+    What another run left stays whole until `begin`, when there is something to put in its place.
+    A run that fails before leaves the folder as it found it; a killed one leaves its name.
+    """
 
     def __init__(self, out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
         self.out = out
         self.identity = identity
         self.overwrite = overwrite
+        self.made = False
         # The system drops the lock of a process that died: nobody has to clean up.
         self.lock = filelock.FileLock(out / LOCK)
 
@@ -201,6 +208,7 @@ class _Claim:
         if out.exists() and not out.is_dir():
             raise OutputRefusedError(f"{out} is a file; pass a folder with -o")
         try:
+            self.made = not out.exists()
             out.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -215,8 +223,19 @@ class _Claim:
             self._release()
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = kind is not None and issubclass(kind, Exception)
+        if failed and not self._held():
+            (self.out / STATE).unlink(missing_ok=True)
         self._release()
+        if failed and self.made:
+            with contextlib.suppress(OSError):  # not empty: somebody put something there
+                self.out.rmdir()
+
+    def begin(self) -> None:
+        """From here on the folder holds this run, unfinished."""
+        self._sign()
+        (self.out / "run.json").unlink(missing_ok=True)
 
     def _release(self) -> None:
         self.lock.release()
@@ -224,9 +243,10 @@ class _Claim:
 
     def _claim(self) -> str:
         out, key = self.out, self.identity["key"]
-        held = [name for name in OUTPUTS if (out / name).exists()]
+        held = self._held()
         started = _read_json(out / STATE).get("key")
-        finished = None if started else _read_json(out / "run.json").get("run", {}).get("key")
+        run = _read_json(out / "run.json").get("run")
+        finished = run.get("key") if isinstance(run, dict) and not started else None
         if finished == key and held == list(OUTPUTS) and not self.overwrite:
             return "finished"
         ours = key in (started, finished)
@@ -235,9 +255,16 @@ class _Claim:
             raise OutputRefusedError(
                 f"{out} holds {what}; pass another folder, or --overwrite to replace it"
             )
-        write_text(out / STATE, json.dumps({"key": key, "recontour": __version__}) + "\n")
-        (out / "run.json").unlink(missing_ok=True)
+        if not held:
+            self._sign()
         return "resumed" if started == key else "new"
+
+    def _held(self) -> list[str]:
+        return [name for name in OUTPUTS if (self.out / name).exists()]
+
+    def _sign(self) -> None:
+        state = {"key": self.identity["key"], "recontour": __version__}
+        write_text(self.out / STATE, json.dumps(state) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
