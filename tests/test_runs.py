@@ -200,6 +200,16 @@ def test_a_full_disk_leaves_no_half_file_and_the_rerun_finishes(
     assert digests(out) == digests(finished)
 
 
+def test_what_is_flushed_may_be_written(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    monkeypatch.setattr(
+        files.os, "fsync", lambda fd: modes.append(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
+    )
+    files.write_text(tmp_path / "a.txt", "a")
+    assert modes == [os.O_RDWR]  # Windows refuses to flush a file that is open for reading
+
+
 def test_killed_inside_the_slide_it_resumes_and_ends_bit_identical(scene, tmp_path):
     """kill -9 while embedding; the second run takes the shards and gives the same bytes."""
     cache, out = tmp_path / "cache", tmp_path / "out"
