@@ -238,6 +238,8 @@ class TestWrongUse:
             (("--threshold", "1.5"), ("1.5",)),
             (("--cell-um", "-3"), ("-3",)),
             (("--within-um", "0"), ("within-um",)),
+            (("--within-um", "-5"), ("-5",)),
+            (("--within-um", "inf"), ("within-um", "inf")),
             (("--method-option", "bags"), ("NAME=VALUE",)),
             (("--method-option", "bugs=3"), ("bugs",)),
             (("--origin", "moon"), ("moon", "bounds")),

@@ -190,6 +190,19 @@ def test_several_classes_compete_without_overlap(scene):
     assert area_of(found, "Tumor").intersection(area_of(found, "Other")).area < 1
 
 
+@pytest.mark.parametrize("limits", [{"only": "add"}, {"within_um": 20.0}])
+def test_an_outline_inside_another_class_stays_apart_from_it(scene, limits):
+    coarse = read_annotation(scene.coarse)
+    x, y = coarse.regions[0].geometry.representative_point().coords[0]
+    inner = Region(
+        "5f3b1f5e-0000-4000-8000-000000000009", box(x - 150, y - 150, x + 150, y + 150), "Stroma"
+    )
+    coarse = replace(coarse, regions=(*coarse.regions, inner))
+    recipe = replace(QUICK, classes=("Tumor", "Stroma"), **limits)
+    found = refine_slide(scene.slide, coarse, recipe)
+    assert area_of(found, "Tumor").intersection(area_of(found, "Stroma")).area < 1
+
+
 def test_a_complete_file_can_be_refined_again(scene, tmp_path, cli):
     first = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "one", "--encoder", "colour",
                 "--method", "logistic", "-q")  # fmt: skip

@@ -22,7 +22,6 @@ def make_objects(
     probs: NDArray[np.float32],
     *,
     key: str,
-    min_area_px: float = 0.0,
 ) -> tuple[Region, ...]:
     """Split the area of each class into objects.
 
@@ -34,7 +33,6 @@ def make_objects(
     probs : (n, K), smoothed; an object's score is the mean probability of its class over the cells
         whose centre it holds (the cell nearest to it where it holds none)
     key : names the run; the same run gives the same ids
-    min_area_px : smaller parts are dropped (slivers that constraints cut off)
 
     Returns
     -------
@@ -44,9 +42,8 @@ def make_objects(
     objects: list[Region] = []
     mpp = patches.grid.mpp
     for k, (area, originals) in enumerate(zip(areas, drawn, strict=True), start=1):
-        parts = [p for p in iter_polygons(polygonal(area)) if p.area >= min_area_px]
         # Snapping can split a part at a pinch: each piece is an object of its own.
-        parts = [q for p in parts for q in iter_polygons(snap(p)) if q.area >= min_area_px]
+        parts = [q for p in iter_polygons(polygonal(area)) for q in iter_polygons(snap(p))]
         parts.sort(key=lambda p: (-p.area, p.bounds))
         scores = mean_probability(parts, patches, probs[:, k])
         parents = nearest_parents(parts, originals)

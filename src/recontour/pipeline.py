@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recontour.clock import Clock
-from recontour.constraints import constrain
+from recontour.constraints import SLIVER_CELLS, constrain
 from recontour.embedding import embed_patches
 from recontour.postprocess import clean_labels, rules_for, smooth_probs
 from recontour.preparation import open_cache, prepare
@@ -74,6 +74,7 @@ def refine_slide(
             only=recipe.only,
             within_px=recipe.within_um and recipe.within_um / work.slide.mpp,
             excluded=work.selection.excluded,
+            min_area_px=SLIVER_CELLS * work.grid.stride**2,
         )
         objects = list_objects(work, areas, patches, smooth, recipe)
         changes = list_changes(work, areas, patches, smooth, rules, recipe)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.annotations import read_annotation
-from recontour.annotations.select import Selection, select_regions
+from recontour.annotations.select import Selection, claimed_areas, select_regions
 from recontour.cache import FeatureCache
+from recontour.constraints import check_limits
 from recontour.embedding import Features
 from recontour.encoders import load_encoder
 from recontour.errors import AnnotationError, RefinerError, TissueError, UnknownNameError
@@ -31,7 +32,8 @@ FEW_ON_TISSUE = 0.5
 class Work:
     """A slide with its outline, laid out in cells, ready to be embedded.
 
-    `drawn` holds the area of each class as the user outlined it, `tissue` where refinement takes
+    `drawn` holds the area of each class as the user outlined it (of overlapping classes the smaller
+    outline has it), `tissue` where refinement takes
     place. `lattice` has every tissue cell and is what gets embedded, so that features outlive a
     change of the outlines; `kept` says which of its cells take part (not excluded), and `grid`
     holds those. `labels` int8 (n,) is the coarse label of each.
@@ -79,11 +81,12 @@ def prepare(
     AnnotationError : the outline lies off the slide or off the tissue
     RefinerError : a class, or the background, has no cell at all
     """
+    check_limits(recipe.only, recipe.within_um)
     slide = slide if isinstance(slide, Slide) else open_slide(slide, mpp=recipe.mpp)
     if not isinstance(coarse, Annotation):
         coarse = read_annotation(coarse, frame_of(slide, recipe.origin))
     selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)
-    drawn = tuple(union(r.geometry for r in regions) for regions in selection.regions)
+    drawn = claimed_areas(selection.regions)
     warnings = list(_check_on_slide(slide, coarse, union(drawn)))
     runtime.progress("tissue", 0, 1)
     whole = tissue_of(slide, recipe)

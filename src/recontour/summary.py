@@ -24,17 +24,8 @@ Probs = NDArray[np.float32]
 def list_objects(
     work: Work, areas: Sequence[Geometry], patches: PatchSet, probs: Probs, recipe: Recipe
 ) -> tuple[Region, ...]:
-    """The new objects, with parents and scores; slivers that constraints cut off are dropped."""
-    # Where the user's own outline is kept (--only, --within-um), so are its small parts.
-    smallest = 0.0 if recipe.only or recipe.within_um else 0.25 * work.grid.stride**2
-    return make_objects(
-        areas,
-        work.selection.regions,
-        patches,
-        probs,
-        key=_key(work, recipe),
-        min_area_px=smallest,
-    )
+    """The new objects, with parents and scores."""
+    return make_objects(areas, work.selection.regions, patches, probs, key=_key(work, recipe))
 
 
 def list_changes(

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import shapely
+
 from recontour.errors import UnknownNameError, UsageError
-from recontour.geometry import union
+from recontour.geometry import polygonal, union
 from recontour.types import BACKGROUND, Annotation, Geometry, Region
 
 UNCLASSIFIED = "Unclassified"
@@ -87,6 +89,34 @@ def select_regions(
         excluded=union(region.geometry for key in excluded for region in by_class[key]),
         notes=tuple(notes),
     )
+
+
+def claimed_areas(regions: Sequence[Sequence[Region]]) -> tuple[Geometry, ...]:
+    """The area of each class, level-0 px; no two overlap.
+
+    Where outlines of several classes overlap the smaller one has the area, of equal ones that of
+    the later class: as cells are labelled (`recontour.grid.label_patches`).
+
+    Parameters
+    ----------
+    regions : for each class k >= 1 its regions
+    """
+    if len(regions) == 1:
+        return (union(region.geometry for region in regions[0]),)
+    flat = [(region.geometry, k) for k, group in enumerate(regions) for region in group]
+    rank = {
+        i: place
+        for place, i in enumerate(
+            sorted(range(len(flat)), key=lambda i: (flat[i][0].area, -flat[i][1]))
+        )
+    }
+    tree = shapely.STRtree([geometry for geometry, _ in flat])
+    claimed: list[list[Geometry]] = [[] for _ in regions]
+    for i, (geometry, k) in enumerate(flat):
+        near = tree.query(geometry, predicate="intersects").tolist()
+        over = [flat[j][0] for j in near if flat[j][1] != k and rank[j] < rank[i]]
+        claimed[k].append(polygonal(geometry.difference(union(over))) if over else geometry)
+    return tuple(union(parts) for parts in claimed)
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:
