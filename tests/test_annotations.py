@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import shapely
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon, box
 from shapely.affinity import translate
@@ -592,6 +592,7 @@ def test_any_rings_at_all_come_out_importable_and_nothing_is_lost(tmp_path, poly
 
 
 @given(st.lists(st.lists(dirty_ring, max_size=3), min_size=1, max_size=3))
+@example([[[[1, 0], [0, 0], [0, 0], [0, 0], [0, 1.2517461733061551e-169]]]])
 @settings(max_examples=200, deadline=None)
 def test_a_mended_geometry_needs_no_mending(polygons):
     raw = {"type": "MultiPolygon", "coordinates": polygons, "plane": {"z": 1}}
@@ -752,6 +753,18 @@ def test_unclassified_outlines_are_a_class_of_their_own():
     assert selection.regions[0][0].label is None
     assert selection.excluded.is_empty
     assert select_regions(annotation, ["unclassified"], ()).regions == selection.regions
+
+
+def test_background_is_no_class_to_refine():
+    annotation = Annotation("s", (Region("a", box(0, 0, 1, 1), "Background"),), source="c.geojson")
+    for classes in ([], ["background"]):
+        with pytest.raises(UsageError, match="'Background' is what no outline holds"):
+            select_regions(annotation, classes, EXCLUDE)
+
+
+def test_the_absent_class_is_named_though_another_was_given_twice():
+    with pytest.raises(UnknownNameError, match="no class 'Stomata'"):
+        select_regions(three_classes(), ["Tumor", "tumor", "Stomata"], EXCLUDE)
 
 
 def test_when_all_is_excluded_the_way_out_is_said():

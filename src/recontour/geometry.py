@@ -105,7 +105,9 @@ def snap(geometry: Geometry) -> Geometry:
         source = repair(geometry)[0]
     for _ in range(4):
         try:
-            reduced = shapely.set_precision(source, SNAP_PX, mode="valid_output")
+            # GEOS divides by lengths of 1e-169 px on the way; the result is checked below.
+            with np.errstate(all="ignore"):
+                reduced = shapely.set_precision(source, SNAP_PX, mode="valid_output")
         except shapely.GEOSException:
             reduced = shapely.make_valid(_rounded(polygonal(source)), method="structure")
         # Nothing more than a change of type: gives the precision model back, keeps the points.

@@ -51,7 +51,8 @@ def select_regions(
     Raises
     ------
     UnknownNameError : a class asked for is not in the file; lists those that are
-    UsageError : no class is asked for and there are several, or all are excluded
+    UsageError : no class is asked for and there are several, or all are excluded; or what is to be
+        refined is called "background"
     """
     spelling: dict[str, str] = {}
     by_class: dict[str, list[Region]] = {}
@@ -60,8 +61,9 @@ def select_regions(
         spelling.setdefault(name.casefold(), name)
         by_class.setdefault(name.casefold(), []).append(region)
     where = annotation.source or annotation.slide_id
-    wanted = list(dict.fromkeys(name.strip().casefold() for name in classes))
-    for key, name in zip(wanted, dict.fromkeys(n.strip() for n in classes), strict=False):
+    asked = {name.strip().casefold(): name.strip() for name in classes}
+    wanted = list(asked)
+    for key, name in asked.items():
         if key not in by_class:
             raise UnknownNameError(
                 f"no class {name!r} in {where}; it has: {_listed(spelling, by_class)}"
@@ -77,6 +79,11 @@ def select_regions(
                 f"choose with --class {_quoted(spelling[left[0]])} (may be given several times)"
             )
         wanted = left
+    if BACKGROUND in wanted:
+        raise UsageError(
+            f"{where}: {spelling[BACKGROUND]!r} is what no outline holds, and cannot be refined; "
+            "outline what is to be found, or give the outlines another class"
+        )
     notes = []
     if excluded:
         notes.append(f"takes no part: {_listed(spelling, by_class, excluded)}")
