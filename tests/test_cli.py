@@ -74,6 +74,28 @@ def test_a_finished_run_says_so_and_exits_0(cli, scene, tmp_path):
     assert "nothing to do" in again.err
 
 
+def test_what_takes_no_part_is_said_and_quiet_says_nothing(cli, scene, tmp_path):
+    given = json.loads(scene.coarse.read_text())
+    extra = json.loads(
+        geojson(tmp_path / "necrosis.geojson", box(10, 10, 60, 60), label="Necrosis").read_text()
+    )
+    bow = {"type": "Polygon", "coordinates": [[[500, 500], [900, 900], [900, 500], [500, 900],
+                                               [500, 500]]]}  # fmt: skip
+    crossed = {**given["features"][0], "id": "5f3b1f5e-0000-4000-8000-000000000003"}
+    given["features"] += [*extra["features"], {**crossed, "geometry": bow}]
+    coarse = tmp_path / "coarse.geojson"
+    coarse.write_text(json.dumps(given))
+    command = ("refine", scene.slide, coarse, "-o", tmp_path / "out", *QUICK[:-1])
+    answer = cli(*command)
+    assert answer.code == 0, answer.err
+    assert "note: takes no part: Necrosis (1)" in answer.err
+    assert answer.err.count("crossed itself") == 1
+    assert "µm/px" in answer.out
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["notes"] == ["takes no part: Necrosis (1)"]
+    assert cli(*command, "-q")[1:] == ("", "")
+
+
 def test_dry_run_writes_nothing(cli, scene, tmp_path, monkeypatch):
     monkeypatch.setenv("RECONTOUR_CACHE_DIR", str(tmp_path / "cache"))
     answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "out", "--dry-run",
@@ -242,6 +264,7 @@ class TestWrongUse:
             (("--within-um", "inf"), ("within-um", "inf")),
             (("--method-option", "bags"), ("NAME=VALUE",)),
             (("--method-option", "bugs=3"), ("bugs",)),
+            (("--smooth-cells", "1e9"), ("smooth-cells",)),
             (("--origin", "moon"), ("moon", "bounds")),
             (("--device", "cuda:9", "--encoder", "efficientnet_lite0"), ("cuda",)),
         ],
@@ -252,6 +275,11 @@ class TestWrongUse:
         assert answer.code in (1, 2)
         refuse(answer, answer.code, *words)
         assert not (tmp_path / "out" / "run.json").exists()
+
+    def test_a_negative_seed(self, cli, scene, tmp_path):
+        answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path, "--seed", "-1")
+        assert answer.code == 2
+        assert "fault in recontour" not in answer.err
 
     def test_missing_arguments(self, cli):
         answer = cli("refine")

@@ -59,6 +59,15 @@ def test_no_output_names_a_folder_of_this_machine(finished, scene):
         assert str(Path.home()).encode() not in data or Path.home() == Path("/"), name
 
 
+def test_a_cache_that_cannot_be_used_is_a_warning_without_its_folder(scene, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    runtime = Runtime(cache_dir=tmp_path / "file" / "cache")
+    refine_to_folder(scene.slide, scene.coarse, tmp_path / "out", QUICK, runtime)
+    (warning,) = json.loads((tmp_path / "out" / "run.json").read_text())["warnings"]
+    assert "features are not kept" in warning
+    assert str(tmp_path) not in warning
+
+
 def test_run_json_tells_what_was_done(finished, scene):
     run = json.loads((finished / "run.json").read_text())
     assert run["schema"] == "recontour.run/1"

@@ -66,6 +66,7 @@ def plan(
                 "pixels": cost["pixels"],
                 "bytes": BASE_BYTES + cost["peak_bytes"],
             },
+            "notes": list(work.selection.notes),
             "warnings": list(work.warnings),
         }
 

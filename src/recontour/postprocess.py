@@ -18,6 +18,9 @@ MIN_AREA_CELLS = 6
 SIMPLIFY_CELLS = 1 / 20
 """Tolerance of the simplification: well below what a cell can resolve."""
 
+MOST_SMOOTH_CELLS = 100
+"""Far beyond anything useful, and what the Gaussian can still do without filling the memory."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -61,8 +64,10 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
         raise UnknownNameError.of("post-processing", recipe.postprocess, PRESETS)
     if not 0 < recipe.threshold < 1:
         raise UsageError(f"--threshold {recipe.threshold:g} must lie between 0 and 1")
-    if not 0 <= recipe.smooth_cells < np.inf:
-        raise UsageError(f"smooth_cells {recipe.smooth_cells:g} must be 0 or more")
+    if not 0 <= recipe.smooth_cells <= MOST_SMOOTH_CELLS:
+        raise UsageError(
+            f"--smooth-cells {recipe.smooth_cells:g} must lie between 0 and {MOST_SMOOTH_CELLS}"
+        )
     min_area: float = MIN_AREA_CELLS
     if recipe.min_area_um2 is not None:
         if not 0 <= recipe.min_area_um2 < np.inf:

@@ -18,7 +18,14 @@ from recontour.embedding import Features
 from recontour.encoders import load_encoder
 from recontour.errors import AnnotationError, RefinerError, TissueError, UnknownNameError
 from recontour.geometry import polygonal, union
-from recontour.grid import GridChoice, centres_inside, choose_cells, label_patches, make_grid
+from recontour.grid import (
+    GridChoice,
+    centres_inside,
+    choose_cells,
+    coverage,
+    label_patches,
+    make_grid,
+)
 from recontour.recipe import Recipe, Runtime
 from recontour.slides import frame_of, open_slide
 from recontour.tissue import TISSUE_RULES, find_tissue
@@ -26,6 +33,9 @@ from recontour.types import Annotation, Encoder, Frame, Geometry, PatchGrid, Pat
 
 FEW_ON_TISSUE = 0.5
 """Warn when less than this share of the outline lies on tissue."""
+
+FINER_THAN_CELLS = 0.3
+"""Warn when cells misplace more than this share of the outlined area before anything is learnt."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,8 @@ def prepare(
         raise TissueError(f"{slide.id}: the excluded regions cover all of the tissue")
     grid = replace(lattice, rows=lattice.rows[kept], cols=lattice.cols[kept])
     tissue = polygonal(whole.difference(selection.excluded))
-    warnings += _check_on_tissue(drawn, tissue)
+    warnings += _check_on_tissue(drawn, whole)
+    warnings += _check_coarser_than_cells(grid, drawn)
     work = Work(
         slide=slide,
         coarse=coarse,
@@ -214,6 +225,20 @@ def _check_on_tissue(drawn: Sequence[Geometry], tissue: Geometry) -> Sequence[st
         return [
             f"only {on_tissue / area:.0%} of the outlined area is on tissue: is it the right "
             "slide, and the right --origin? (--tissue changes how tissue is found)"
+        ]
+    return []
+
+
+def _check_coarser_than_cells(grid: PatchGrid, drawn: Sequence[Geometry]) -> Sequence[str]:
+    """An outline with more detail than the cells can hold loses by being refined."""
+    covered = [coverage(grid, geometry) for geometry in drawn]
+    misplaced = sum(float(np.minimum(share, 1 - share).sum()) for share in covered)
+    area = sum(float(share.sum()) for share in covered)
+    if area > 0 and misplaced / area > FINER_THAN_CELLS:
+        return [
+            f"the outline is finer than the cells of {grid.cell_um:.0f} µm ({misplaced / area:.0%} "
+            "of its area is in cells that it only crosses): refining may make it coarser; pass a "
+            "smaller --cell-um"
         ]
     return []
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -30,6 +30,7 @@ from recontour.recipe import Recipe, Runtime, digest
 from recontour.reports.heatmap import write_probability
 from recontour.reports.overview import write_overview
 from recontour.reports.page import write_report
+from recontour.reports.summary import plain
 from recontour.slides import frame_of, open_slide
 from recontour.types import Frame, Refinement, Slide
 
@@ -119,8 +120,9 @@ def _write_outputs(
         "recipe": _settings(refinement.recipe),
         **refinement.facts,
         "slide": {**refinement.facts["slide"], "file": slide_name},
-        "repairs": [*refinement.coarse.notes, *repairs],
-        "warnings": list(refinement.warnings),
+        "repairs": _all_said(refinement.coarse.notes, repairs),
+        # Of a cache that cannot be written they name the folder.
+        "warnings": plain(list(refinement.warnings)),
         "timings_s": dict(refinement.timings),
         "versions": versions(),
         "outputs": list(OUTPUTS),
@@ -132,6 +134,11 @@ def _write_outputs(
     write_text(out / "run.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     (out / STATE).unlink(missing_ok=True)
     return summary
+
+
+def _all_said(reading: Sequence[str], writing: Sequence[str]) -> list[str]:
+    """What was noticed when reading, and what of writing that does not repeat."""
+    return [*reading, *(w for w in writing if not any(r.startswith(w) for r in reading))]
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

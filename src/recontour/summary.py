@@ -67,6 +67,7 @@ def state_facts(
         "slide": describe_slide(work.slide),
         "grid": describe_grid(work.choice, work.grid),
         "classes": list(classes),
+        "notes": list(work.selection.notes),
         "labels": work.label_counts,
         "areas_um2": {
             name: {

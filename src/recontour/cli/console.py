@@ -101,6 +101,12 @@ def warn(messages: Sequence[str], *, quiet: bool = False) -> None:
         say(f"warning: {message}", quiet=quiet)
 
 
+def note(messages: Sequence[str], *, quiet: bool = False) -> None:
+    """What is worth knowing, one a line, on stderr."""
+    for message in messages:
+        say(f"note: {message}", quiet=quiet)
+
+
 def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Two columns on stdout, readable as plain text too."""
     print(title)

@@ -136,7 +136,7 @@ MinArea: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[
-    int, typer.Option("--seed", help="The same seed gives the same result.")
+    int, typer.Option("--seed", min=0, help="The same seed gives the same result.")
 ]
 Device: TypeAlias = Annotated[
     str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,9 @@ from recontour.cli import console
 from recontour.cli import options as o
 from recontour.errors import UsageError
 from recontour.recipe import Recipe, Runtime
+
+FEW = 3
+"""So many notes on the outlines are printed unless --verbose."""
 
 
 class Only(StrEnum):
@@ -141,9 +144,10 @@ def refine(
         console.say(f"{out} already holds this run, finished; nothing to do", quiet=quiet)
     elif outcome.resumed:
         console.say("resumed an unfinished run", quiet=quiet)
-    console.warn(outcome.summary["warnings"])
-    if verbose:
-        console.warn(outcome.summary["repairs"], quiet=quiet)
+    console.warn(outcome.summary["warnings"], quiet=quiet)
+    console.note(outcome.summary["notes"], quiet=quiet)
+    repairs = outcome.summary["repairs"]
+    console.note(repairs if verbose else _shortened(repairs), quiet=quiet)
     if format is o.Format.json:
         console.print_json(outcome.summary)
     elif not quiet:
@@ -166,9 +170,16 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def _shortened(sentences: Sequence[str]) -> list[str]:
+    """The first few; a real file can need hundreds of repairs."""
+    if len(sentences) <= FEW:
+        return list(sentences)
+    return [*sentences[:FEW], f"{len(sentences) - FEW} more: see run.json, or pass --verbose"]
+
+
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     """What a person wants to know first."""
-    rows = [("cells", _cells(summary))]
+    rows = [("µm/px", _pixel_size(summary)), ("cells", _cells(summary))]
     for name, area in summary["areas_um2"].items():
         rows.append(
             (
@@ -182,6 +193,10 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     rows.append(("look at", str(out / "overview.png")))
     rows.append(("open in QuPath", str(out / "refined.geojson")))
     console.print_table(f"Refined {summary['slide']['id']}", rows)
+
+
+def _pixel_size(summary: Mapping[str, Any]) -> str:
+    return f"{summary['slide']['mpp']:.4f} ({summary['slide']['mpp_source']})"
 
 
 def _cells(summary: Mapping[str, Any]) -> str:
@@ -201,7 +216,7 @@ def _plan(slide: Path, coarse: Path, recipe: Recipe, runtime: Runtime, format: o
     console.print_table(
         f"Would refine {found['slide']['id']} (dry run; nothing was written)",
         [
-            ("µm/px", f"{found['slide']['mpp']:.4f} ({found['slide']['mpp_source']})"),
+            ("µm/px", _pixel_size(found)),
             ("cells", _cells(found)),
             ("labels", labels),
             (
@@ -213,3 +228,4 @@ def _plan(slide: Path, coarse: Path, recipe: Recipe, runtime: Runtime, format: o
         ],
     )
     console.warn(found["warnings"])
+    console.note(found["notes"])

@@ -76,7 +76,7 @@ def content(slide: Slide, refinement: Refinement, overview_png: Path) -> dict[st
         "created": (facts.get("versions") or {}).get("created") or facts.get("created") or "",
         "coarse_file": plain(refinement.coarse.source).replace("\\", "/").rpartition("/")[2],
         "warnings": [plain(w) for w in refinement.warnings],
-        "notes": [plain(n) for n in refinement.coarse.notes],
+        "notes": [*(facts.get("notes") or ()), *map(plain, refinement.coarse.notes)],
         "classes": [class_card(refinement, c) for c in classes],
         "picture": as_data(overview_png),
         "objects": rows[:MOST_OBJECTS],

@@ -56,8 +56,7 @@ class ClassSummary:
 def summarise(refinement: Refinement) -> tuple[ClassSummary, ...]:
     """Before and after of each class k >= 1.
 
-    Areas are those of `facts["areas_um2"]` where given (changes there are counted on tissue only),
-    else measured on the polygons.
+    Areas are those of `facts["areas_um2"]` where given, else measured on the polygons.
     """
     mpp2 = refinement.patches.grid.mpp**2
     stated = refinement.facts.get("areas_um2") or {}
