@@ -21,6 +21,7 @@ from recontour import (
     open_slide,
     read_annotation,
     refine_slide,
+    write_annotation,
 )
 from recontour.errors import AnnotationError, RefinerError, TissueError, UnknownNameError
 from recontour.geometry import union
@@ -242,6 +243,16 @@ def test_an_outline_past_the_slide_is_a_warning(scene):
     assert any("reaches past the slide" in w for w in found.warnings)
 
 
+def test_an_outline_finer_than_the_cells_is_a_warning(scene):
+    stripes = [box(400 + 40 * i, 400, 410 + 40 * i, 1100) for i in range(20)]
+    fine = replace(square(0, 0, 1), regions=(replace(square(0, 0, 1).regions[0],
+                   geometry=shapely.MultiPolygon(stripes)),))  # fmt: skip
+    found = refine_slide(scene.slide, fine, QUICK)
+    assert any("finer than the cells of 16 µm" in w for w in found.warnings)
+    found = refine_slide(scene.slide, scene.coarse, QUICK)
+    assert not any("finer than the cells" in w for w in found.warnings)
+
+
 def test_excluding_all_tissue_is_an_error(scene):
     everything = square(-10, -10, 3000, "Necrosis").regions
     coarse = replace(square(500, 500, 400), regions=(*square(500, 500, 400).regions, *everything))
@@ -265,12 +276,22 @@ def test_unknown_names_list_the_known_ones(scene, recipe, known):
 
 
 def test_tissue_can_be_outlined_by_the_user(scene, tmp_path):
-    from recontour import write_annotation
-
     write_annotation(square(300, 300, 900, "Tissue"), tmp_path / "tissue.geojson")
     recipe = replace(QUICK, tissue=str(tmp_path / "tissue.geojson"))
     found = refine_slide(scene.slide, scene.coarse, recipe)
     assert box(300, 300, 1200, 1200).contains(shapely.MultiPoint(found.patches.grid.centres))
+
+
+def test_ids_do_not_depend_on_where_the_tissue_file_lies(scene, tmp_path):
+    outline = Annotation("case", (Region("a", box(0, 0, 1536, 1536)),))
+    found = []
+    for folder in ("one", "two"):
+        path = tmp_path / folder / "tissue.geojson"
+        path.parent.mkdir()
+        write_annotation(outline, path)
+        found.append(refine_slide(scene.slide, scene.coarse, replace(QUICK, tissue=str(path))))
+    one, two = ([r.id for r in refinement.annotation.regions] for refinement in found)
+    assert one == two
 
 
 def test_a_slide_opened_by_the_caller_stays_open(scene):

@@ -34,7 +34,7 @@ from recontour.types import Annotation, Encoder, Frame, Geometry, PatchGrid, Pat
 FEW_ON_TISSUE = 0.5
 """Warn when less than this share of the outline lies on tissue."""
 
-FINER_THAN_CELLS = 0.3
+FINER_THAN_CELLS = 0.2
 """Warn when cells misplace more than this share of the outlined area before anything is learnt."""
 
 
