@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,4 +116,6 @@ def state_facts(
 def _key(work: Work, recipe: Recipe) -> str:
     """Names what the ids of new objects depend on: the same run gives the same ids."""
     regions = [[r.id, r.geometry.wkb_hex] for group in work.selection.regions for r in group]
-    return digest([work.slide.fingerprint, regions, recipe.digest()])
+    # The tissue itself: `recipe.tissue` may be a path, which is another on another machine.
+    settings = replace(recipe, tissue=work.tissue.wkb_hex)
+    return digest([work.slide.fingerprint, regions, settings.digest()])
