@@ -359,6 +359,13 @@ def test_a_refined_object_stands_for_its_parent(save, tmp_path):
     assert written(tmp_path / "c.geojson") == [parent, refined, other]
 
 
+def test_a_refined_object_stands_for_all_it_replaces(save):
+    replaces = f"{identity(2)} {identity(3).upper()}"
+    merged = feature(number=4, metadata={"parent": identity(1), "replaces": replaces})
+    annotation = read_annotation(save(collection(*(feature(number=n) for n in (1, 2, 3)), merged)))
+    assert [r.id for r in annotation.regions] == [identity(4)]
+
+
 def test_objects_that_are_each_others_parents_are_all_used(save):
     pair = [
         feature(number=1, metadata={"parent": identity(2)}),

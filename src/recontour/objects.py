@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import shapely
@@ -37,7 +38,9 @@ def make_objects(
     Returns
     -------
     Regions, largest first within each class, valid at 0.01 px. Their properties carry the parent's
-    classification, `metadata.parent`, and the measurements `confidence` and `area µm²`.
+    classification, `metadata.parent`, and the measurements `confidence` and `area µm²`. Originals
+    that are nobody's parent (two that grew into one) are listed in `metadata.replaces`, so that all
+    are known to be superseded; only where nothing new was found can they not be.
     """
     objects: list[Region] = []
     mpp = patches.grid.mpp
@@ -58,7 +61,29 @@ def make_objects(
                 properties["classification"] = parent.properties["classification"]
             identity = str(uuid.uuid5(NAMESPACE, f"{key}/{patches.classes[k]}/{i}"))
             objects.append(Region(identity, part, parent.label, float(score), properties))
-    return tuple(objects)
+    return _adopting(objects, drawn)
+
+
+def _adopting(objects: Sequence[Region], drawn: Sequence[Sequence[Region]]) -> tuple[Region, ...]:
+    """Name every original that is no object's parent in the object that stands for it."""
+    if not objects:
+        return ()
+    parents = {region.properties["metadata"]["parent"] for region in objects}
+    replaces: dict[str, list[str]] = {}
+    for originals in drawn:
+        left = [region for region in originals if region.id not in parents]
+        same = [region for region in objects if left and region.label == left[0].label]
+        heirs = nearest_parents([region.geometry for region in left], same or objects)
+        for original, heir in zip(left, heirs, strict=True):
+            replaces.setdefault(heir.id, []).append(original.id)
+    return tuple(_with_replaced(region, replaces.get(region.id, ())) for region in objects)
+
+
+def _with_replaced(region: Region, ids: Sequence[str]) -> Region:
+    if not ids:
+        return region
+    metadata = {**region.properties["metadata"], "replaces": " ".join(ids)}
+    return replace(region, properties={**region.properties, "metadata": metadata})
 
 
 def mean_probability(

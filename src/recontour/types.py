@@ -65,7 +65,8 @@ class Annotation:
     ----------
     slide_id : name of the slide
     regions : the polygonal objects, valid, in level-0 px. Objects that another object of the
-        same file names as its parent are superseded: left out here, kept in `originals`
+        same file names as its parent, or replaces, are superseded: left out here, kept in
+        `originals`
     source : file name, or what made it
     originals : the features exactly as they came (raw GeoJSON dictionaries, file coordinates),
         points, lines and superseded objects included; empty for formats other than GeoJSON

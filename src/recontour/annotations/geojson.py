@@ -62,7 +62,7 @@ class GeoJson:
 
         Regions are the objects of type annotation that have an area; detections, cells and tiles
         only where the file has no annotation. Objects that another one names in `metadata.parent`
-        are superseded by it and are no regions.
+        or `metadata.replaces` are superseded by it and are no regions.
 
         Raises
         ------
@@ -231,12 +231,12 @@ def _not_superseded(regions: list[Region], notes: list[str]) -> list[Region]:
     twice = [name for name, count in Counter(r.id.lower() for r in regions).items() if count > 1]
     if twice:
         notes.append(f"{len(twice)} id(s) belong to several objects, {twice[0]} among them")
-    parents = {
-        parent
+    superseded = {
+        name
         for region in regions
-        if (parent := qupath.parent_of(region.properties)) and parent != region.id.lower()
+        for name in qupath.refined_by(region.properties) - {region.id.lower()}
     }
-    kept = [region for region in regions if region.id.lower() not in parents]
+    kept = [region for region in regions if region.id.lower() not in superseded]
     if len(kept) == len(regions):
         return regions
     if not kept:

@@ -153,11 +153,14 @@ def measurements_of(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def parent_of(properties: Mapping[str, Any]) -> str | None:
-    """The id of the object that this one refines, lower case."""
+def refined_by(properties: Mapping[str, Any]) -> set[str]:
+    """The ids of the objects that this one stands for, lower case: its parent and who joined it."""
     metadata = properties.get("metadata")
-    parent = metadata.get("parent") if isinstance(metadata, Mapping) else None
-    return parent.lower() if isinstance(parent, str) else None
+    if not isinstance(metadata, Mapping):
+        return set()
+    parent, replaced = metadata.get("parent"), metadata.get("replaces")
+    names = replaced.lower().split() if isinstance(replaced, str) else []
+    return {*names, parent.lower()} if isinstance(parent, str) else set(names)
 
 
 def mended(feature: Feature, place: Place) -> tuple[dict[str, Any], list[str]]:
