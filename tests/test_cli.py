@@ -259,6 +259,8 @@ class TestWrongUse:
             (("--label-rule", "edge"), ("edge", "centre")),
             (("--threshold", "1.5"), ("1.5",)),
             (("--cell-um", "-3"), ("-3",)),
+            (("--mpp-embed", "0"), ("--mpp-embed",)),
+            (("--mpp-embed", "0.0001"), ("--mpp-embed",)),
             (("--within-um", "0"), ("within-um",)),
             (("--within-um", "-5"), ("-5",)),
             (("--within-um", "inf"), ("within-um", "inf")),
@@ -267,14 +269,14 @@ class TestWrongUse:
             (("--smooth-cells", "1e9"), ("smooth-cells",)),
             (("--origin", "moon"), ("moon", "bounds")),
             (("--device", "cuda:9", "--encoder", "efficientnet_lite0"), ("cuda",)),
+            (("--device", "moon", "--encoder", "efficientnet_lite0"), ("moon", "cuda:1")),
         ],
     )
     def test_options_that_make_no_sense(self, cli, scene, tmp_path, options, words):
         base = ("--encoder", "colour", "--method", "logistic", "-q")
         answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "out", *base, *options)
-        assert answer.code in (1, 2)
-        refuse(answer, answer.code, *words)
-        assert not (tmp_path / "out" / "run.json").exists()
+        refuse(answer, 2, *words)
+        assert not (tmp_path / "out").exists()
 
     def test_a_negative_seed(self, cli, scene, tmp_path):
         answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path, "--seed", "-1")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from recontour import registry
 from recontour.encoders import load_encoder
 from recontour.encoders.efficientnet_lite import EfficientNetLite0
-from recontour.errors import EncoderError, UnknownNameError
+from recontour.errors import EncoderError, UnknownNameError, UsageError
 from recontour.types import DenseEncoder, Encoder
 
 
@@ -133,7 +133,7 @@ def test_an_unknown_encoder_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(EncoderError, match=device):
+    with pytest.raises(UsageError, match=device):
         load_encoder("efficientnet_lite0", device=device)
 
 

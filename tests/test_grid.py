@@ -112,6 +112,15 @@ class TestChoice:
         with pytest.raises(GridError, match="--cell-um"):
             choose_cells(0.5, (500, 500), box(0, 0, 9, 9), encoder_mpp=0.5, cell_um=cell_um)
 
+    def test_a_resolution_that_makes_cells_huge_is_refused(self) -> None:
+        tile = (600, 600)
+        for cell_um, mpp_embed in ((None, 0.001), (2500, None)):
+            with pytest.raises(GridError, match="larger --mpp-embed or a smaller --cell-um"):
+                choose_cells(
+                    5.0, tile, box(0, 0, *tile), encoder_mpp=0.5,
+                    cell_um=cell_um, mpp_embed=mpp_embed or 0.5,
+                )  # fmt: skip
+
     def test_a_lattice_beyond_all_bounds_is_refused(self) -> None:
         with pytest.raises(GridError, match="larger --cell-um"):
             choose_cells(0.25, (90000, 90000), box(0, 0, 9, 9), encoder_mpp=0.5, cell_um=1)

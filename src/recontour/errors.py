@@ -6,11 +6,11 @@
     │   ├── MissingFileError        a named input does not exist
     │   ├── MissingMppError         the slide has no usable pixel size
     │   ├── MissingExtraError       an optional dependency is not installed
+    │   ├── GridError               the grid cannot be made with these settings
     │   └── OutputRefusedError      the output folder holds something else
     ├── SlideError                  the slide cannot be opened or read
     ├── AnnotationError             the annotation cannot be read or holds nothing usable
     ├── TissueError                 no tissue
-    ├── GridError                   the grid cannot be made
     ├── EncoderError                the encoder cannot be loaded or fails
     ├── RefinerError                the refiner cannot learn from what it was given
     └── OutputError                 a file cannot be written (disk full, no permission)
@@ -55,6 +55,10 @@ class MissingExtraError(UsageError):
     """An optional dependency is needed and not installed."""
 
 
+class GridError(UsageError):
+    """The grid cannot be made with these settings."""
+
+
 class OutputRefusedError(UsageError):
     """The output folder holds another run, or cannot be used."""
 
@@ -69,10 +73,6 @@ class AnnotationError(RecontourError):
 
 class TissueError(RecontourError):
     """No tissue was found."""
-
-
-class GridError(RecontourError):
-    """The grid cannot be made with these settings."""
 
 
 class EncoderError(RecontourError):

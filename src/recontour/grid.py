@@ -34,6 +34,9 @@ MAX_LATTICE = 50_000_000
 """Cells of the full lattice; beyond it a cell is surely a slip of the user's (8 µm cells on the
 largest slides are 40 million)."""
 
+MAX_VIEW_PX = 8192
+"""Of the window around a cell, as read; beyond it the resolution is surely a slip of the user's."""
+
 LABEL_RULES = ("centre", "published")
 
 
@@ -138,6 +141,12 @@ def choose_cells(
     if patch_um is not None and round(patch_um / slide_mpp) > cell:
         size = round(patch_um / slide_mpp)
         reasons.append(f"the encoder sees {_um(size, slide_mpp)} around each cell's centre")
+    view = 2 * size * slide_mpp / mpp_embed
+    if view > MAX_VIEW_PX:
+        raise GridError(
+            f"{_um(2 * size, slide_mpp)} around each cell would be {view:,.0f} px wide at "
+            f"{mpp_embed:g} µm/px; pass a larger --mpp-embed or a smaller --cell-um"
+        )
     return GridChoice(cell, size, float(mpp_embed), n, tuple(reasons))
 
 

@@ -22,7 +22,8 @@ def load_encoder(name: str, device: str = "auto", threads: int | None = None) ->
     ------
     UnknownNameError : no such encoder
     MissingExtraError : it needs a package that is not installed
-    EncoderError : it cannot be loaded, or the device is not there
+    EncoderError : it cannot be loaded
+    UsageError : the device is not there
     """
     encoder = lookup("encoder", name)(device=device, threads=threads)
     if not isinstance(encoder, Encoder):

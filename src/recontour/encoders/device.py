@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from recontour.errors import EncoderError
+from recontour.errors import UnknownNameError, UsageError
+
+KNOWN = ("auto", "cpu", "cuda", "cuda:1", "mps")
 
 
 def pick_device(name: str) -> torch.device:
@@ -12,7 +14,8 @@ def pick_device(name: str) -> torch.device:
 
     Raises
     ------
-    EncoderError : there is no such device here
+    UnknownNameError : no kind of device is called that
+    UsageError : there is no such device here
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -21,17 +24,15 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise EncoderError(
-            f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, mps"
-        ) from error
+        raise UnknownNameError.of("device", name, KNOWN) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise EncoderError(f"device {name!r}: no CUDA device was found; use --device cpu")
+        raise UsageError(f"device {name!r}: no CUDA device was found; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EncoderError(f"device {name!r}: only {torch.cuda.device_count()} CUDA devices here")
+        raise UsageError(f"device {name!r}: only {torch.cuda.device_count()} CUDA devices here")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise EncoderError(f"device {name!r}: no MPS device was found; use --device cpu")
+        raise UsageError(f"device {name!r}: no MPS device was found; use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise EncoderError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, mps")
+        raise UnknownNameError.of("device", name, KNOWN)
     return device
 
 

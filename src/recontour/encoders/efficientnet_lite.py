@@ -115,7 +115,8 @@ class EfficientNetLite0:
 
     Raises
     ------
-    EncoderError : the weights are missing or damaged, or the device is not there
+    EncoderError : the weights are missing or damaged
+    UsageError : the device is not there
     """
 
     mpp = 0.5
