@@ -340,10 +340,11 @@ def _tight(task: _Task) -> Geometry:
     source = group
     if task.slide is not None:
         # The lesion goes on beyond the slide's edge: nothing to shrink from there.
-        around = task.slide.buffer(2 * limit, join_style="mitre").difference(task.slide)
+        wide = task.slide.buffer(2 * limit, join_style="mitre")
+        around = wide.difference(task.slide.buffer(-task.slip / 4))
         source = union([group, polygonal(around)])
     return _bisect(
-        lambda radius: _clipped(task, _buffered(source, -radius)),
+        lambda radius: polygonal(_buffered(source, -radius).intersection(group)),
         lambda shape: shape.intersection(fine).area >= wanted,
         limit,
     )
