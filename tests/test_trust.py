@@ -7,9 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from shapely import Polygon, box
 from test_refiners_contract import slide
 
-from recontour.trust import check_labels, noise_found
+from recontour.trust import check_areas, check_labels, noise_found
 from recontour.types import PatchSet
 
 
@@ -120,3 +121,9 @@ def test_noise_found_counts_what_was_contradicted() -> None:
         },
     }
     json.dumps(noise)
+
+
+def test_a_class_of_which_nothing_is_left_is_a_warning():
+    (warning,) = check_areas(("background", "Tumor", "Stroma"), (box(0, 0, 9, 9), Polygon()))
+    assert "nothing of class 'Stroma'" in warning
+    assert "--min-area-um2" in warning

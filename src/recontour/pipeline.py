@@ -16,7 +16,7 @@ from recontour.recipe import Recipe, Runtime
 from recontour.refiners import make_refiner
 from recontour.summary import list_changes, list_objects, state_facts
 from recontour.tracing import trace_regions
-from recontour.trust import check_labels
+from recontour.trust import check_areas, check_labels
 from recontour.types import Annotation, Refinement, Slide
 
 
@@ -87,6 +87,11 @@ def refine_slide(
         tissue=work.tissue,
         recipe=recipe,
         facts=state_facts(work, features, areas, patches, smooth, objects, rules, trust.facts),
-        warnings=(*work.warnings, *trust.warnings, *features.notes),
+        warnings=(
+            *check_areas(patches.classes, areas),
+            *work.warnings,
+            *trust.warnings,
+            *features.notes,
+        ),
         timings=clock.seconds,
     )

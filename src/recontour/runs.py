@@ -22,6 +22,7 @@ import filelock
 from recontour import __version__
 from recontour.annotations import write_annotation
 from recontour.annotations.geojson import write_complete
+from recontour.clock import Clock
 from recontour.errors import MissingFileError, OutputError, OutputRefusedError
 from recontour.files import write_text
 from recontour.pipeline import refine_slide
@@ -102,15 +103,17 @@ def _write_outputs(
     identity: Mapping[str, Any],
     runtime: Runtime,
 ) -> dict[str, Any]:
+    clock = Clock()
     runtime.progress("write", 0, len(OUTPUTS))
-    write_annotation(refinement.annotation, out / "refined.geojson", frame)
-    repairs = write_complete(
-        refinement.coarse, refinement.annotation.regions, out / "complete.geojson", frame
-    )
-    write_annotation(refinement.changes, out / "changes.geojson", frame)
-    runtime.progress("write", 3, len(OUTPUTS))
-    write_probability(slide, refinement, out / "probability.tif")
-    write_overview(slide, refinement, out / "overview.png")
+    with clock("write"):
+        write_annotation(refinement.annotation, out / "refined.geojson", frame)
+        repairs = write_complete(
+            refinement.coarse, refinement.annotation.regions, out / "complete.geojson", frame
+        )
+        write_annotation(refinement.changes, out / "changes.geojson", frame)
+        runtime.progress("write", 3, len(OUTPUTS))
+        write_probability(slide, refinement, out / "probability.tif")
+        write_overview(slide, refinement, out / "overview.png")
     summary = {
         "schema": SCHEMA,
         "status": "finished",
@@ -123,7 +126,7 @@ def _write_outputs(
         "repairs": _all_said(refinement.coarse.notes, repairs),
         # Of a cache that cannot be written they name the folder.
         "warnings": plain(list(refinement.warnings)),
-        "timings_s": dict(refinement.timings),
+        "timings_s": {**refinement.timings, **clock.seconds},
         "versions": versions(),
         "outputs": list(OUTPUTS),
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.types import BACKGROUND, PatchSet
+from recontour.types import BACKGROUND, Geometry, PatchSet
 
 MIN_CELLS = 200  # fewer say little about what a class looks like
 MIN_SHARE = 0.02
@@ -71,6 +71,16 @@ def check_labels(patches: PatchSet, seed: int = 0) -> TrustReport:
         "agreement": agreement,
     }
     return TrustReport(tuple(warnings), facts)
+
+
+def check_areas(classes: Sequence[str], areas: Sequence[Geometry]) -> tuple[str, ...]:
+    """A warning for each class (`classes[k]` has `areas[k - 1]`) of which nothing was found."""
+    return tuple(
+        f"nothing of class {name!r} is left: no cell was probable enough, or all that was found "
+        f"is too small; a lower --threshold or --min-area-um2 keeps more"
+        for name, area in zip(classes[1:], areas, strict=True)
+        if area.is_empty
+    )
 
 
 def noise_found(patches: PatchSet, probs: NDArray[np.float32]) -> dict[str, Any]:
