@@ -158,7 +158,7 @@ Overwrite: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=RUNNING)
 ]
 Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=RUNNING)
+    bool, typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=RUNNING)
 ]
 Verbose: TypeAlias = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=RUNNING)

@@ -16,7 +16,10 @@ KINDS = "published, missed, generous, tight, shifted, wobbly, flipped"
 def simulate(
     fine: Annotated[Path, typer.Argument(metavar="FINE", help="The true outline.")],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="COARSE", help="GeoJSON file to write.")
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="COARSE", help="GeoJSON or mask (.png, .tif) to write."
+        ),
     ],
     slide: Annotated[
         Path | None,
