@@ -151,6 +151,25 @@ def test_doctor_finds_the_machine_ready(cli):
     assert json.loads(answer.out)["problems"] == []
 
 
+def test_the_encoder_may_see_more_than_the_cell(cli, scene, tmp_path):
+    answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "out", *QUICK,
+                 "--cell-um", 16, "--patch-um", 48, "--format", "json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["recipe"]["patch_um"] == 48
+    small = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "no", *QUICK,
+                "--cell-um", 16, "--patch-um", 8)  # fmt: skip
+    refuse(small, small.code, "patch")
+
+
+def test_the_demo_keeps_slide_outline_and_result_in_step(cli, tmp_path):
+    args = ("demo", "-o", tmp_path, "--size-px", 1024, *QUICK)
+    assert cli(*args).code == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["prediction"]["overall"]["f1"] > 0.3
+    refuse(cli(*args, "--kind", "tight"), 2, "another demo", "--overwrite")
+    assert cli(*args).code == 0
+
+
 class TestBadSlides:
     def refine(self, cli, scene, tmp_path, slide, *options):
         answer = cli("refine", slide, scene.coarse, "-o", tmp_path / "out", *QUICK, *options)

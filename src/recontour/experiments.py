@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def evaluate_files(
         if mpp is None:
             raise UsageError("--cell-um needs the pixel size: pass --slide, --mpp or --cell-px")
         cell_px = max(1, round(recipe.cell_um / mpp))
-    found = evaluate(
+    return evaluate(
         read_annotation(truth, frame),
         read_annotation(prediction, frame, allow_empty=True),
         coarse=None if coarse is None else read_annotation(coarse, frame),
@@ -60,9 +60,6 @@ def evaluate_files(
         exclude=recipe.exclude_classes,
         subtract=subtract,
     )
-    if tissue is not None and slide is None:
-        return replace(found, cells="tissue")
-    return found
 
 
 def simulate_file(

@@ -91,7 +91,7 @@ def choose_cells(
     ------
     GridError : a fixed value makes no sense on this slide
     """
-    for name, value in (("--cell-um", cell_um), ("--mpp-embed", mpp_embed), ("patch", patch_um)):
+    for name, value in (("--cell-um", cell_um), ("--mpp-embed", mpp_embed), ("--patch-um", patch_um)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise GridError(f"{name} {value:g} is not a length; pass a number above 0")
     reasons: list[str] = []
@@ -138,8 +138,13 @@ def choose_cells(
             reason += f" (the slide is magnified {slide_mpp / mpp_embed:.3g} times)"
     reasons.append(reason)
     size = cell
-    if patch_um is not None and round(patch_um / slide_mpp) > cell:
+    if patch_um is not None:
         size = round(patch_um / slide_mpp)
+        if size < cell:
+            raise GridError(
+                f"--patch-um {patch_um:g} is less than the cell of {_um(cell, slide_mpp)}: pass "
+                "more, or a smaller --cell-um"
+            )
         reasons.append(f"the encoder sees {_um(size, slide_mpp)} around each cell's centre")
     view = 2 * size * slide_mpp / mpp_embed
     if view > MAX_VIEW_PX:

@@ -97,7 +97,7 @@ def prepare(
         coarse = read_annotation(coarse, frame_of(slide, recipe.origin))
     selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)
     drawn = claimed_areas(selection.regions)
-    warnings = list(_check_on_slide(slide, coarse, union(drawn)))
+    warnings = [*_check_pixel_size(slide), *_check_on_slide(slide, coarse, union(drawn))]
     runtime.progress("tissue", 0, 1)
     whole = tissue_of(slide, recipe)
     runtime.progress("tissue", 1, 1)
@@ -144,6 +144,7 @@ def choose_grid(slide: Slide, tissue: Geometry, encoder: Encoder, recipe: Recipe
         encoder_mpp=encoder.mpp,
         cell_um=recipe.cell_um,
         mpp_embed=recipe.mpp_embed,
+        patch_um=recipe.patch_um,
     )
 
 
@@ -199,6 +200,16 @@ def describe_grid(choice: GridChoice, grid: PatchGrid) -> dict[str, Any]:
         "shape": list(grid.shape),
         "reasons": list(choice.reasons),
     }
+
+
+def _check_pixel_size(slide: Slide) -> Sequence[str]:
+    """Say aloud what `mpp_source` says of a pixel size that was guessed or averaged."""
+    if slide.mpp_source.startswith("guessed") or "warning" in slide.mpp_source:
+        return [
+            f"{slide.id}: pixel size {slide.mpp:g} µm/px ({slide.mpp_source}); pass --mpp if you "
+            "know better"
+        ]
+    return []
 
 
 def _check_on_slide(slide: Slide, coarse: Annotation, drawn: Geometry) -> Sequence[str]:

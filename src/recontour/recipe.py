@@ -38,6 +38,8 @@ class Recipe:
     """µm/px of level 0, where the file does not say (or lies)."""
     mpp_embed: float | None = None
     cell_um: float | None = None
+    patch_um: float | None = None
+    """Side of what the encoder sees of a cell, where that is more than the cell."""
     label_rule: str = "centre"
     tissue: str = "robust"
     """A tissue rule, or the path of a mask or GeoJSON."""

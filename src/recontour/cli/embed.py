@@ -24,7 +24,9 @@ def embed(
     mpp: o.Mpp = None,
     mpp_embed: o.MppEmbed = None,
     cell_um: o.CellUm = None,
+    patch_um: o.PatchUm = None,
     tissue: o.Tissue = o.DEFAULT.tissue,
+    origin: o.Origin = o.DEFAULT.origin,
     device: o.Device = "auto",
     threads: o.Threads = None,
     cache_dir: o.CacheDir = None,
@@ -38,7 +40,15 @@ def embed(
         from recontour.errors import OutputRefusedError
 
         raise OutputRefusedError(f"{out} exists; pass --overwrite to replace it")
-    recipe = Recipe(encoder=encoder, mpp=mpp, mpp_embed=mpp_embed, cell_um=cell_um, tissue=tissue)
+    recipe = Recipe(
+        encoder=encoder,
+        mpp=mpp,
+        mpp_embed=mpp_embed,
+        cell_um=cell_um,
+        patch_um=patch_um,
+        tissue=tissue,
+        origin=origin,
+    )
     with console.progress_of(quiet) as progress:
         runtime = Runtime(device, threads, cache_dir, progress=progress)
         grid, features, choice = embed_slide(slide, recipe, runtime=runtime)

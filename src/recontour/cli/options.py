@@ -92,6 +92,15 @@ MppEmbed: TypeAlias = Annotated[
         rich_help_panel=REFINING,
     ),
 ]
+PatchUm: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--patch-um",
+        metavar="UM",
+        help="Side of what the encoder sees of a cell, in µm. Default: the cell.",
+        rich_help_panel=REFINING,
+    ),
+]
 CellUm: TypeAlias = Annotated[
     float | None,
     typer.Option(
