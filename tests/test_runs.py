@@ -209,6 +209,15 @@ def test_a_full_disk_leaves_no_half_file_and_the_rerun_finishes(
     assert digests(out) == digests(finished)
 
 
+def test_what_a_killed_writer_left_is_removed(scene, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".tmp-a1b2c3-overview.png").write_text("half a picture")
+    (out / ".tmp-notes.txt").write_text("not ours")
+    refine_to_folder(scene.slide, scene.coarse, out, QUICK, Runtime(cache_dir=tmp_path / "cache"))
+    assert {p.name for p in out.iterdir()} == {*OUTPUTS, ".tmp-notes.txt"}
+
+
 def test_what_is_flushed_may_be_written(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
     modes = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recontour.errors import OutputError
@@ -41,6 +41,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {path.name} in {path.parent}: {_why(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed processes left of files of these names; nobody may be writing them."""
+    for name in names:
+        for leftover in folder.glob(f".tmp-*-{name}"):
+            leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -24,7 +24,7 @@ from recontour.annotations import write_annotation
 from recontour.annotations.geojson import write_complete
 from recontour.clock import Clock
 from recontour.errors import MissingFileError, OutputError, OutputRefusedError
-from recontour.files import write_text
+from recontour.files import remove_leftovers, write_text
 from recontour.pipeline import refine_slide
 from recontour.preparation import tissue_file
 from recontour.recipe import Recipe, Runtime, digest
@@ -246,6 +246,7 @@ class _Claim:
         """From here on the folder holds this run, unfinished."""
         self._sign()
         (self.out / "run.json").unlink(missing_ok=True)
+        remove_leftovers(self.out, OUTPUTS)
 
     def _release(self) -> None:
         self.lock.release()
