@@ -91,7 +91,8 @@ def choose_cells(
     ------
     GridError : a fixed value makes no sense on this slide
     """
-    for name, value in (("--cell-um", cell_um), ("--mpp-embed", mpp_embed), ("--patch-um", patch_um)):
+    fixed = {"--cell-um": cell_um, "--mpp-embed": mpp_embed, "--patch-um": patch_um}
+    for name, value in fixed.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise GridError(f"{name} {value:g} is not a length; pass a number above 0")
     reasons: list[str] = []

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from recontour import __version__
 from recontour.cli import cache, demo, doctor, embed, evaluate, info, refine, simulate
@@ -22,8 +23,16 @@ class _Interrupted(BaseException):
     """Ctrl-C, or a polite kill. Not a KeyboardInterrupt: typer ends on those without a word."""
 
 
+class _Plain(TyperGroup):
+    """Lists the commands as plain text: loading rich takes longer than all the rest of it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "rich_markup_mode": None})
+
+
 app = typer.Typer(
     name="recontour",
+    cls=_Plain,
     help="Turns quick, coarse outlines on whole-slide images into precise annotations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,13 +56,13 @@ def _root(
     pass
 
 
-app.command("refine")(refine.refine)
-app.command("evaluate")(evaluate.evaluate)
-app.command("simulate")(simulate.simulate)
-app.command("info")(info.info)
-app.command("embed")(embed.embed)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
+app.command("refine", short_help="Refine a coarse outline on a slide: the main job.")(refine.refine)
+app.command("evaluate", short_help="Compare an outline with the truth.")(evaluate.evaluate)
+app.command("simulate", short_help="Make coarse outlines from fine ones.")(simulate.simulate)
+app.command("info", short_help="Show what a slide's file says.")(info.info)
+app.command("embed", short_help="Embed a slide ahead of time, into the cache.")(embed.embed)
+app.command("doctor", short_help="Check the installation, and its speed.")(doctor.doctor)
+app.command("demo", short_help="Refine a generated slide whose truth is known.")(demo.demo)
 app.add_typer(cache.app, name="cache")
 
 
