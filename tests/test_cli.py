@@ -118,7 +118,7 @@ def test_evaluate_and_simulate_from_files(cli, scene, tmp_path):
                  coarse, "--slide", scene.slide, "--format", "json")  # fmt: skip
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
-    assert found["schema"] == "recontour.evaluation"
+    assert found["schema"] == "recontour.evaluation/1"
     assert found["prediction"]["overall"]["f1"] == 1
     assert found["coarse"]["overall"]["f1"] < 1
     assert found["cleaned"] == 1
@@ -333,3 +333,18 @@ class TestWrongUse:
         out.write_text("mine")
         refuse(cli("simulate", scene.truth, "-o", out, "--mpp", 0.5), 2, "--overwrite")
         assert out.read_text() == "mine"
+
+
+def test_info_opens_a_slide_without_a_pixel_size(cli, tmp_path):
+    Image.fromarray(np.full((300, 200, 3), 200, np.uint8)).save(tmp_path / "plain.png")
+    answer = cli("info", tmp_path / "plain.png")
+    assert answer.code == 0, answer.err
+    assert "unknown: plain.png has no pixel size; pass it" in answer.out
+    assert json.loads(cli("info", tmp_path / "plain.png", "--format", "json").out)["mpp"] is None
+
+
+def test_evaluating_an_outline_off_the_slide_says_so(cli, scene, tmp_path):
+    off = geojson(tmp_path / "off.geojson", box(90_000, 0, 91_000, 1000))
+    answer = cli("evaluate", "--truth", scene.truth, "--prediction", off, "--slide", scene.slide)
+    assert answer.code == 0, answer.err
+    assert "the prediction lies off the slide" in answer.out

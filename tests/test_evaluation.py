@@ -137,7 +137,7 @@ def test_the_answer_is_plain_json_with_a_schema_version():
     data = evaluate(TRUTH, BETTER, coarse=COARSE, **SLIDE).to_dict()
     again = json.loads(json.dumps(data, allow_nan=False))
     assert again == data
-    assert data["schema_version"] == 1
+    assert data["schema"] == "recontour.evaluation/1"
     assert data["prediction"]["overall"]["iou"] == pytest.approx(2 / 3, abs=1e-12)
     assert data["prediction"]["counts"]["Tumor"] == {"tp": 800, "fp": 400, "fn": 0, "tn": 8800}
 

@@ -28,6 +28,7 @@ def find_changes(
     *,
     key: str,
     threshold: float,
+    min_uncertain_cells: float = 1.0,
 ) -> tuple[Region, ...]:
     """Compare the refined area of each class with the coarse one.
 
@@ -40,7 +41,8 @@ def find_changes(
     Returns
     -------
     Regions labelled `CLASS: added`, `CLASS: removed` or `uncertain`, largest first within each;
-    slivers thinner than half a cell, or smaller than one, are left out. The measurement
+    slivers thinner than half a cell, or smaller than one, are left out, and uncertain areas of
+    fewer than `min_uncertain_cells` (there would be thousands). The measurement
     `probability` is the mean probability of the class in the area.
     """
     found: list[Region] = []
@@ -53,7 +55,8 @@ def find_changes(
             parts = _without_slivers(polygonal(difference), patches.grid.stride)
             found += _regions(parts, kind, f"{name}: {kind}", patches, probs[:, k], key)
     wavering = _cells(patches.grid, uncertain_cells(probs, threshold))
-    parts = _without_slivers(wavering, patches.grid.stride * 1.01)
+    smallest = (min_uncertain_cells - 0.5) * patches.grid.stride**2
+    parts = [part for part in iter_polygons(wavering) if part.area > smallest]
     found += _regions(parts, "uncertain", "uncertain", patches, probs.max(axis=1), key)
     return tuple(found)
 

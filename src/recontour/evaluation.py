@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from recontour.errors import AnnotationError, UnknownNameError, UsageError
@@ -27,7 +28,8 @@ from recontour.metrics.polygons import boundary_distance_um, polygon_dice, polyg
 from recontour.recipe import Recipe
 from recontour.types import BACKGROUND, Annotation, Geometry, PatchGrid, Region
 
-SCHEMA_VERSION = 1
+SCHEMA = "recontour.evaluation/1"
+AGGREGATE_SCHEMA = "recontour.evaluation.aggregate/1"
 CELL_UM = 32.0
 MARGIN_CELLS = 10
 UNCLASSIFIED = "Unclassified"
@@ -111,8 +113,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with the schema's name and version; undefined values are null."""
         return {
-            "schema": "recontour.evaluation",
-            "schema_version": SCHEMA_VERSION,
+            "schema": SCHEMA,
             "slide": self.slide_id,
             "classes": list(self.classes),
             "cells": self.cells,
@@ -194,6 +195,12 @@ def evaluate(
     if left_out:
         on &= label_patches(grid, [left_out], rule="centre") != 1
         notes.append(f"cells in {len(left_out)} excluded regions of the truth take no part")
+    if slide_size is not None:
+        whole = shapely.box(0, 0, *slide_size)
+        for role, groups in parts.items():
+            shapes = [region.geometry for group in groups for region in group]
+            if shapes and not any(shape.intersects(whole) for shape in shapes):
+                notes.append(f"the {role} lies off the slide: is --origin right?")
     if slide_size is None and tissue is None:
         notes.append(
             f"no slide: cells cover the outlines' bounding box and {MARGIN_CELLS} cells around it, "
@@ -265,8 +272,7 @@ def aggregate(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         "not_valid": [e for e in known if e.coarse is not None and not e.coarse.valid],
     }
     return {
-        "schema": "recontour.evaluation.aggregate",
-        "schema_version": SCHEMA_VERSION,
+        "schema": AGGREGATE_SCHEMA,
         "slides": len(evaluations),
         **{name: _aggregate(group) for name, group in groups.items()},
     }

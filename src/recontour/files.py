@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -62,4 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _why(error: OSError) -> str:
-    return error.strerror or str(error)
+    what = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        what += "; free some space, and the same command goes on from there"
+    return what

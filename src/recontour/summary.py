@@ -46,6 +46,7 @@ def list_changes(
         work.tissue,
         key=_key(work, recipe),
         threshold=rules.threshold,
+        min_uncertain_cells=rules.min_area_cells,
     )
 
 

@@ -15,24 +15,39 @@ def info(
     """Show a slide's size, pixel size and where it came from, levels and bounds."""
     import contextlib
 
+    from recontour.errors import MissingMppError
     from recontour.preparation import describe_slide
     from recontour.slides import open_slide
 
-    with contextlib.closing(open_slide(slide, mpp=mpp, reader=reader)) as opened:
+    unknown = ""
+    try:
+        opened = open_slide(slide, mpp=mpp, reader=reader)
+    except MissingMppError as error:
+        # The command to find out about a slide must open the one that cannot be refined yet.
+        unknown = str(error)
+        opened = open_slide(slide, mpp=1.0, reader=reader)
+    with contextlib.closing(opened):
         found = describe_slide(opened)
+    if unknown:
+        found |= {"mpp": None, "mpp_source": unknown, "level_mpps": None}
     if format is o.Format.json:
         console.print_json({"schema": "recontour.info/1", **found})
         return
     width, height = found["size"]
     x, y, w, h = found["bounds"]
-    size_mm = f"{width * found['mpp'] / 1000:.1f} x {height * found['mpp'] / 1000:.1f} mm"
+    if unknown:
+        size_mm, pixel, levels = "mm unknown", f"unknown: {unknown}", "unknown"
+    else:
+        size_mm = f"{width * found['mpp'] / 1000:.1f} x {height * found['mpp'] / 1000:.1f} mm"
+        pixel = f"{found['mpp']:.4f} ({found['mpp_source']})"
+        levels = ", ".join(f"{m:.3f}" for m in found["level_mpps"]) + " µm/px"
     console.print_table(
         found["id"],
         [
             ("file", slide.name),
             ("size", f"{width} x {height} px ({size_mm})"),
-            ("µm/px", f"{found['mpp']:.4f} ({found['mpp_source']})"),
-            ("levels", ", ".join(f"{m:.3f}" for m in found["level_mpps"]) + " µm/px"),
+            ("µm/px", pixel),
+            ("levels", levels),
             ("bounds", f"x {x}, y {y}, {w} x {h} px"),
             ("reader", found["reader"]),
             ("fingerprint", found["fingerprint"]),
