@@ -641,8 +641,8 @@ def test_lines_and_points_are_mended_too(points, kind):
         (b'{"type":"FeatureCollection","features":[]}', "it is empty"),
         (b"[]", "it is empty"),
         (b"[" * 100_000, "nested too deeply"),
-        (gzip.compress(json.dumps(collection(feature())).encode())[:-20], "cut off"),
-        (gzip.compress(b"{" * 3000)[:40], "cut off"),
+        (gzip.compress(json.dumps(collection(feature())).encode(), mtime=0)[:-20], "cut off"),
+        (gzip.compress(b"{" * 3000, mtime=0)[:40], "cut off"),
         (b"PK\x03\x04 not really", "damaged"),
     ],
 )
