@@ -19,9 +19,10 @@ from PIL import Image
 
 from recontour import Recipe, Runtime, files, read_annotation, refine_to_folder
 from recontour.cache import FeatureCache
+from recontour.claim import LOCK, STATE
 from recontour.errors import OutputError, OutputRefusedError, UnknownNameError
 from recontour.geometry import union
-from recontour.runs import LOCK, OUTPUTS, STATE
+from recontour.runs import OUTPUTS
 
 QUICK = Recipe(encoder="colour", method="logistic")
 TIMED = {"timings_s", "finished", "embedding"}

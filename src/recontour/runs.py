@@ -17,14 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from recontour import __version__
 from recontour.annotations import write_annotation
 from recontour.annotations.geojson import write_complete
+from recontour.claim import FINISHED, STATE, Claim, read_json
 from recontour.clock import Clock
-from recontour.errors import MissingFileError, OutputError, OutputRefusedError
-from recontour.files import remove_leftovers, write_text
+from recontour.errors import MissingFileError
+from recontour.files import write_text
 from recontour.pipeline import refine_slide
 from recontour.preparation import tissue_file
 from recontour.recipe import Recipe, Runtime, digest
@@ -45,8 +44,6 @@ OUTPUTS = (
     "report.html",
     "run.json",
 )
-STATE = ".recontour-run.json"
-LOCK = ".recontour.lock"
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,11 @@ class Outcome:
 
 
 def refine_to_folder(
-    slide_path: Path,
-    coarse_path: Path,
-    out: Path,
-    recipe: Recipe,
-    runtime: Runtime,
+    slide: Path | str,
+    coarse: Path | str,
+    out: Path | str,
+    recipe: Recipe | None = None,
+    runtime: Runtime | None = None,
     *,
     overwrite: bool = False,
 ) -> Outcome:
@@ -77,19 +74,21 @@ def refine_to_folder(
     OutputRefusedError : `out` holds another run, or another process is at work in it
     RecontourError : as `refine_slide`
     """
+    slide_path, coarse_path, out = Path(slide), Path(coarse), Path(out)
+    recipe, runtime = recipe or Recipe(), runtime or Runtime()
     if not coarse_path.is_file():
         raise MissingFileError(f"no such file: {coarse_path}")
-    with contextlib.closing(open_slide(slide_path, mpp=recipe.mpp)) as slide:
-        identity = _identity(slide, coarse_path, recipe)
-        claim = _Claim(out, identity, overwrite=overwrite)
+    with contextlib.closing(open_slide(slide_path, mpp=recipe.mpp)) as opened:
+        identity = _identity(opened, coarse_path, recipe)
+        claim = Claim(out, identity["key"], OUTPUTS, overwrite=overwrite)
         with claim as state:
             if state == "finished":
-                return Outcome(_read_json(out / "run.json"), already_done=True, resumed=False)
-            refinement = refine_slide(slide, coarse_path, recipe, runtime=runtime)
-            frame = frame_of(slide, recipe.origin)
+                return Outcome(read_json(out / FINISHED), already_done=True, resumed=False)
+            refinement = refine_slide(opened, coarse_path, recipe, runtime=runtime)
+            frame = frame_of(opened, recipe.origin)
             claim.begin()
             summary = _write_outputs(
-                slide, slide_path.name, refinement, out, frame, identity, runtime
+                opened, slide_path.name, refinement, out, frame, identity, runtime
             )
     return Outcome(summary, already_done=False, resumed=state == "resumed")
 
@@ -134,7 +133,7 @@ def _write_outputs(
     write_report(slide, told, out / "report.html", out / "overview.png")
     runtime.progress("write", len(OUTPUTS), len(OUTPUTS))
     # Last: a folder with run.json is a finished one.
-    write_text(out / "run.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / FINISHED, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     (out / STATE).unlink(missing_ok=True)
     return summary
 
@@ -196,92 +195,3 @@ def file_digest(path: Path) -> str:
         raise MissingFileError(f"no such file: {path}")
     with path.open("rb") as file:
         return sha256(file.read()).hexdigest()
-
-
-class _Claim:
-    """Hold an output folder for one run; says whether it is `new`, `resumed` or `finished`.
-
-    What another run left stays whole until `begin`, when there is something to put in its place.
-    A run that fails before leaves the folder as it found it; a killed one leaves its name.
-    """
-
-    def __init__(self, out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
-        self.out = out
-        self.identity = identity
-        self.overwrite = overwrite
-        self.made = False
-        # The system drops the lock of a process that died: nobody has to clean up.
-        self.lock = filelock.FileLock(out / LOCK)
-
-    def __enter__(self) -> str:
-        out = self.out
-        if out.exists() and not out.is_dir():
-            raise OutputRefusedError(f"{out} is a file; pass a folder with -o")
-        try:
-            self.made = not out.exists()
-            out.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise OutputRefusedError(
-                f"another process is refining into {out}; wait for it, or pass another folder"
-            ) from error
-        except OSError as error:
-            raise OutputError(f"cannot write in {out}: {error.strerror or error}") from error
-        try:
-            return self._claim()
-        except BaseException:
-            self._release()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        failed = kind is not None and issubclass(kind, Exception)
-        if failed and not self._held():
-            (self.out / STATE).unlink(missing_ok=True)
-        self._release()
-        if failed and self.made:
-            with contextlib.suppress(OSError):  # not empty: somebody put something there
-                self.out.rmdir()
-
-    def begin(self) -> None:
-        """From here on the folder holds this run, unfinished."""
-        self._sign()
-        (self.out / "run.json").unlink(missing_ok=True)
-        remove_leftovers(self.out, OUTPUTS)
-
-    def _release(self) -> None:
-        self.lock.release()
-        (self.out / LOCK).unlink(missing_ok=True)
-
-    def _claim(self) -> str:
-        out, key = self.out, self.identity["key"]
-        held = self._held()
-        started = _read_json(out / STATE).get("key")
-        run = _read_json(out / "run.json").get("run")
-        finished = run.get("key") if isinstance(run, dict) and not started else None
-        if finished == key and held == list(OUTPUTS) and not self.overwrite:
-            return "finished"
-        ours = key in (started, finished)
-        if held and not ours and not self.overwrite:
-            what = "another run" if started or finished else f"files of that name ({held[0]}, …)"
-            raise OutputRefusedError(
-                f"{out} holds {what}; pass another folder, or --overwrite to replace it"
-            )
-        if not held:
-            self._sign()
-        return "resumed" if started == key else "new"
-
-    def _held(self) -> list[str]:
-        return [name for name in OUTPUTS if (self.out / name).exists()]
-
-    def _sign(self) -> None:
-        state = {"key": self.identity["key"], "recontour": __version__}
-        write_text(self.out / STATE, json.dumps(state) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of ours; empty when there is none or it is not readable."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
