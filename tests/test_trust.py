@@ -124,6 +124,18 @@ def test_noise_found_counts_what_was_contradicted() -> None:
 
 
 def test_a_class_of_which_nothing_is_left_is_a_warning():
-    (warning,) = check_areas(("background", "Tumor", "Stroma"), (box(0, 0, 9, 9), Polygon()))
+    nine = box(0, 0, 9, 9)
+    classes = ("background", "Tumor", "Stroma")
+    (warning,) = check_areas(classes, (nine, Polygon()), (nine, nine), nine)
     assert "nothing of class 'Stroma'" in warning
     assert "--min-area-um2" in warning
+
+
+def test_a_class_that_grows_or_shrinks_beyond_belief_is_a_warning():
+    classes, tissue = ("background", "Tumor"), box(0, 0, 100, 100)
+    drawn = (box(-20, 0, 20, 20),)  # half of it on glass
+    assert check_areas(classes, (box(0, 0, 30, 20),), drawn, tissue) == ()
+    (grown,) = check_areas(classes, (box(0, 0, 50, 20),), drawn, tissue)
+    assert "2.5 times the tissue that was outlined" in grown
+    (shrunk,) = check_areas(classes, (box(0, 0, 8, 20),), drawn, tissue)
+    assert "0.4 times" in shrunk

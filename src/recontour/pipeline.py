@@ -88,7 +88,7 @@ def refine_slide(
         recipe=recipe,
         facts=state_facts(work, features, areas, patches, smooth, objects, rules, trust.facts),
         warnings=(
-            *check_areas(patches.classes, areas),
+            *check_areas(patches.classes, areas, work.drawn, work.tissue),
             *work.warnings,
             *trust.warnings,
             *features.notes,

@@ -14,6 +14,7 @@ from recontour.types import BACKGROUND, Geometry, PatchSet
 MIN_CELLS = 200  # fewer say little about what a class looks like
 MIN_SHARE = 0.02
 NEAR_CHANCE = 0.2  # 0: as good as guessing, 1: perfect; a balanced agreement of 0.6 for two classes
+FAR = 2.0  # times the outlined area, or one part in: more than careless drawing explains
 FOLDS = 5
 BLOCKS = 100  # spatial blocks a slide is cut into, about
 COMPONENTS = 64
@@ -73,14 +74,35 @@ def check_labels(patches: PatchSet, seed: int = 0) -> TrustReport:
     return TrustReport(tuple(warnings), facts)
 
 
-def check_areas(classes: Sequence[str], areas: Sequence[Geometry]) -> tuple[str, ...]:
-    """A warning for each class (`classes[k]` has `areas[k - 1]`) of which nothing was found."""
-    return tuple(
-        f"nothing of class {name!r} is left: no cell was probable enough, or all that was found "
-        f"is too small; a lower --threshold or --min-area-um2 keeps more"
-        for name, area in zip(classes[1:], areas, strict=True)
-        if area.is_empty
-    )
+def check_areas(
+    classes: Sequence[str],
+    areas: Sequence[Geometry],
+    drawn: Sequence[Geometry],
+    tissue: Geometry,
+) -> tuple[str, ...]:
+    """A warning for each class of which nothing was found, or much more or less than was drawn.
+
+    Parameters
+    ----------
+    classes : K names, background first
+    areas, drawn : refined and coarse area of each class k >= 1, level-0 px
+    tissue : what was drawn on glass does not count
+    """
+    warnings = []
+    for name, area, outline in zip(classes[1:], areas, drawn, strict=True):
+        before = outline.intersection(tissue).area
+        if area.is_empty:
+            warnings.append(
+                f"nothing of class {name!r} is left: no cell was probable enough, or all that was "
+                "found is too small; a lower --threshold or --min-area-um2 keeps more"
+            )
+        elif before > 0 and not 1 / FAR <= area.area / before <= FAR:
+            warnings.append(
+                f"class {name!r} now covers {area.area / before:.1f} times the tissue that was "
+                "outlined: look at the picture before using it, and try --method logistic or "
+                "--within-um"
+            )
+    return tuple(warnings)
 
 
 def noise_found(patches: PatchSet, probs: NDArray[np.float32]) -> dict[str, Any]:
