@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recontour.errors import AnnotationError, UnknownNameError, UsageError
 from recontour.geometry import union
-from recontour.grid import label_patches
+from recontour.grid import full_lattice, label_patches
 from recontour.metrics.cells import (
     Confusion,
     cleaned,
@@ -420,19 +420,7 @@ def _lattice(
         # Nothing lies left of or above a slide's corner.
         low = np.minimum(np.maximum(low, 0), np.floor(bounds[:, :2].min(axis=0) / cell_px))
         first, last = (int(low[0]), int(low[1])), (int(high[0]), int(high[1]))
-    shape = (last[1] - first[1], last[0] - first[0])
-    rows, cols = np.indices(shape, dtype=np.int32).reshape(2, -1)
-    return PatchGrid(
-        origin=(float(first[0] * cell_px), float(first[1] * cell_px)),
-        shape=shape,
-        rows=rows,
-        cols=cols,
-        stride=cell_px,
-        size=cell_px,
-        patch_px=cell_px,
-        mpp=mpp or 1.0,
-        mpp_embed=mpp or 1.0,
-    )
+    return full_lattice(first, last, cell_px, mpp or 1.0)
 
 
 def _minus(geometry: Geometry, hole: Geometry) -> Geometry:

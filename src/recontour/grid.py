@@ -194,6 +194,25 @@ def make_grid(
     )
 
 
+def full_lattice(
+    first: tuple[int, int], last: tuple[int, int], cell_px: int, mpp: float
+) -> PatchGrid:
+    """Every cell from `first` to before `last`, as (col, row) counted from level-0 (0, 0)."""
+    shape = (last[1] - first[1], last[0] - first[0])
+    rows, cols = np.indices(shape, dtype=np.int32).reshape(2, -1)
+    return PatchGrid(
+        origin=(float(first[0] * cell_px), float(first[1] * cell_px)),
+        shape=shape,
+        rows=rows,
+        cols=cols,
+        stride=cell_px,
+        size=cell_px,
+        patch_px=cell_px,
+        mpp=mpp,
+        mpp_embed=mpp,
+    )
+
+
 def label_patches(
     grid: PatchGrid,
     regions_by_class: Sequence[Sequence[Region | Geometry]],

@@ -14,7 +14,7 @@ from recontour.postprocess import clean_labels, rules_for, smooth_probs
 from recontour.preparation import open_cache, prepare
 from recontour.recipe import Recipe, Runtime
 from recontour.refiners import make_refiner
-from recontour.summary import list_changes, list_objects, state_facts
+from recontour.summary import list_changes, list_objects, object_key, state_facts
 from recontour.tracing import trace_regions
 from recontour.trust import check_areas, check_labels
 from recontour.types import Annotation, Refinement, Slide
@@ -76,8 +76,9 @@ def refine_slide(
             excluded=work.selection.excluded,
             min_area_px=SLIVER_CELLS * work.grid.stride**2,
         )
-        objects = list_objects(work, areas, patches, smooth, recipe)
-        changes = list_changes(work, areas, patches, smooth, rules, recipe)
+        key = object_key(work, recipe)
+        objects = list_objects(work, areas, patches, smooth, key)
+        changes = list_changes(work, areas, patches, smooth, rules, key)
     return Refinement(
         patches=patches,
         probs=probs,

@@ -11,17 +11,15 @@ import numpy as np
 
 from recontour.cache import FeatureCache
 from recontour.embedding import Features, cache_key, embed_patches, estimate
-from recontour.encoders import load_encoder
 from recontour.files import atomic_path
-from recontour.grid import GridChoice, make_grid
+from recontour.grid import GridChoice
 from recontour.postprocess import rules_for
 from recontour.preparation import (
-    choose_grid,
     describe_grid,
     describe_slide,
+    lay_out,
     open_cache,
     prepare,
-    tissue_of,
 )
 from recontour.recipe import Recipe, Runtime, digest
 from recontour.refiners import make_refiner
@@ -95,10 +93,7 @@ def embed_slide(
     """Embed all tissue of a slide into the cache, with the cells that `refine` would choose."""
     runtime = runtime or Runtime()
     with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
-        tissue = tissue_of(opened, recipe)
-        encoder = load_encoder(recipe.encoder, device=runtime.device, threads=runtime.threads)
-        choice = choose_grid(opened, tissue, encoder, recipe)
-        grid = make_grid(opened.size, opened.mpp, tissue, choice, patch_px=encoder.patch_px)
+        _, encoder, choice, grid = lay_out(opened, recipe, runtime)
         features = embed_patches(
             opened,
             grid,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,12 +98,7 @@ def prepare(
     selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)
     drawn = claimed_areas(selection.regions)
     warnings = [*_check_pixel_size(slide), *_check_on_slide(slide, coarse, union(drawn))]
-    runtime.progress("tissue", 0, 1)
-    whole = tissue_of(slide, recipe)
-    runtime.progress("tissue", 1, 1)
-    encoder = load_encoder(recipe.encoder, device=runtime.device, threads=runtime.threads)
-    choice = choose_grid(slide, whole, encoder, recipe)
-    lattice = make_grid(slide.size, slide.mpp, whole, choice, patch_px=encoder.patch_px)
+    whole, encoder, choice, lattice = lay_out(slide, recipe, runtime)
     kept = np.ones(len(lattice), bool)
     kept[centres_inside(lattice, selection.excluded)] = False
     if not kept.any():
@@ -135,9 +130,22 @@ def open_cache(runtime: Runtime) -> FeatureCache | None:
     return FeatureCache(runtime.cache_dir) if runtime.use_cache else None
 
 
-def choose_grid(slide: Slide, tissue: Geometry, encoder: Encoder, recipe: Recipe) -> GridChoice:
-    """The cells for this slide, as the recipe fixes them or as the slide suggests."""
-    return choose_cells(
+class Layout(NamedTuple):
+    """A slide cut into cells: its tissue, and what will embed every cell of `lattice`."""
+
+    tissue: Geometry
+    encoder: Encoder
+    choice: GridChoice
+    lattice: PatchGrid
+
+
+def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
+    """Find the tissue and cut it into cells, as the recipe fixes them or as the slide suggests."""
+    runtime.progress("tissue", 0, 1)
+    tissue = tissue_of(slide, recipe)
+    runtime.progress("tissue", 1, 1)
+    encoder = load_encoder(recipe.encoder, device=runtime.device, threads=runtime.threads)
+    choice = choose_cells(
         slide.mpp,
         slide.size,
         tissue,
@@ -146,6 +154,8 @@ def choose_grid(slide: Slide, tissue: Geometry, encoder: Encoder, recipe: Recipe
         mpp_embed=recipe.mpp_embed,
         patch_um=recipe.patch_um,
     )
+    lattice = make_grid(slide.size, slide.mpp, tissue, choice, patch_px=encoder.patch_px)
+    return Layout(tissue, encoder, choice, lattice)
 
 
 def tissue_of(slide: Slide, recipe: Recipe) -> Geometry:

@@ -20,7 +20,7 @@ from shapely import affinity
 
 from recontour.errors import AnnotationError, UnknownNameError, UsageError
 from recontour.geometry import polygonal, snap, union
-from recontour.grid import label_patches
+from recontour.grid import full_lattice, label_patches
 from recontour.recipe import Recipe
 from recontour.types import Annotation, Geometry, PatchGrid, Region, iter_polygons
 
@@ -499,19 +499,7 @@ def _grid_over(
         low = np.maximum(low, 0)
         high = np.minimum(high, np.ceil(np.array(task.slide.bounds[2:]) / cell).astype(int))
         high = np.maximum(high, low + 1)
-    shape = (int(high[1] - low[1]), int(high[0] - low[0]))
-    rows, cols = np.indices(shape, dtype=np.int32).reshape(2, -1)
-    return PatchGrid(
-        origin=(float(low[0] * cell), float(low[1] * cell)),
-        shape=shape,
-        rows=rows,
-        cols=cols,
-        stride=cell,
-        size=cell,
-        patch_px=cell,
-        mpp=1.0,
-        mpp_embed=1.0,
-    )
+    return full_lattice((int(low[0]), int(low[1])), (int(high[0]), int(high[1])), cell, 1.0)
 
 
 def _blocks(grid: PatchGrid, indices: NDArray[np.intp]) -> Geometry:

@@ -23,10 +23,10 @@ Probs = NDArray[np.float32]
 
 
 def list_objects(
-    work: Work, areas: Sequence[Geometry], patches: PatchSet, probs: Probs, recipe: Recipe
+    work: Work, areas: Sequence[Geometry], patches: PatchSet, probs: Probs, key: str
 ) -> tuple[Region, ...]:
     """The new objects, with parents and scores."""
-    return make_objects(areas, work.selection.regions, patches, probs, key=_key(work, recipe))
+    return make_objects(areas, work.selection.regions, patches, probs, key=key)
 
 
 def list_changes(
@@ -35,7 +35,7 @@ def list_changes(
     patches: PatchSet,
     probs: Probs,
     rules: Rules,
-    recipe: Recipe,
+    key: str,
 ) -> tuple[Region, ...]:
     """Areas added, removed and uncertain."""
     return find_changes(
@@ -44,7 +44,7 @@ def list_changes(
         patches,
         probs,
         work.tissue,
-        key=_key(work, recipe),
+        key=key,
         threshold=rules.threshold,
         min_uncertain_cells=rules.min_area_cells,
     )
@@ -114,7 +114,7 @@ def state_facts(
     }
 
 
-def _key(work: Work, recipe: Recipe) -> str:
+def object_key(work: Work, recipe: Recipe) -> str:
     """Names what the ids of new objects depend on: the same run gives the same ids."""
     regions = [[r.id, r.geometry.wkb_hex] for group in work.selection.regions for r in group]
     # The tissue itself: `recipe.tissue` may be a path, which is another on another machine.
