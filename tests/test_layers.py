@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # From the bottom up. An entry is a module or a package of `recontour`.
 LAYERS: list[set[str]] = [
     {"types", "recipe", "errors"},
-    {"registry", "geometry", "files", "clock"},
+    {"registry", "geometry", "files", "clock", "presets", "vgg"},
     {"slides", "annotations", "encoders", "refiners", "metrics", "tissue", "grid", "cache"},
     {
         "embedding",
@@ -27,8 +27,10 @@ LAYERS: list[set[str]] = [
         "simulation",
         "trust",
         "generated",
+        "heatmaps",
+        "datasets",
     },
-    {"pipeline", "preparation", "planning", "summary", "experiments"},
+    {"benchmark", "tuning", "pipeline", "preparation", "planning", "summary", "experiments"},
     {"reports"},
     {"claim", "runs", "demo"},
     {"cli"},

@@ -94,7 +94,7 @@ def prepare(
     check_limits(recipe.only, recipe.within_um)
     slide = slide if isinstance(slide, Slide) else open_slide(slide, mpp=recipe.mpp)
     if not isinstance(coarse, Annotation):
-        coarse = read_annotation(coarse, frame_of(slide, recipe.origin))
+        coarse = read_annotation(coarse, frame_of(slide, recipe.origin, recipe.entry))
     selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)
     drawn = claimed_areas(selection.regions)
     warnings = [*_check_pixel_size(slide), *_check_on_slide(slide, coarse, union(drawn))]

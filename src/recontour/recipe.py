@@ -40,11 +40,19 @@ class Recipe:
     cell_um: float | None = None
     patch_um: float | None = None
     """Side of what the encoder sees of a cell, where that is more than the cell."""
+    cell_px: int | None = None
+    """Side of a cell in level-0 px; instead of `cell_um`."""
+    patch_px: int | None = None
+    """Side of what the encoder sees in level-0 px; instead of `patch_um`."""
     label_rule: str = "centre"
     tissue: str = "robust"
     """A tissue rule, or the path of a mask or GeoJSON."""
+    tissue_downsample: int | None = None
+    """The rule is applied to the slide shrunk this many times, pixel by pixel (papers: 256)."""
     origin: str = "auto"
     """Frame of the coarse file: `bounds`, `level0`, or `auto` (bounds where the slide has them)."""
+    entry: str | None = None
+    """Of a coarse file that holds several (`.sav`): `SLIDE`, `VARIANT` or `SLIDE/VARIANT`."""
     threshold: float = 0.5
     smooth_cells: float = 0.7
     """σ of the tissue-masked Gaussian, in cells; 0: none."""

@@ -39,6 +39,26 @@ class Frame:
     origin: tuple[float, float] = (0.0, 0.0)
     size: tuple[int, int] | None = None
     mpp: float | None = None
+    slide_id: str | None = None
+    """Whose outlines are wanted, of files that hold those of several slides."""
+    entry: str | None = None
+    """Which outlines are wanted (`SLIDE`, `VARIANT` or `SLIDE/VARIANT`), of such files."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A closed line as a file has it: not repaired, it may cross itself.
+
+    Attributes
+    ----------
+    coordinates : (x, y), level-0 px, the first point not repeated at the end
+    group : what the file calls it ("_0", "Tumor", "exclusion", …)
+    inside : False: what it encloses is cut out
+    """
+
+    coordinates: tuple[tuple[float, float], ...]
+    group: str = ""
+    inside: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,8 @@ class Annotation:
     originals : the features exactly as they came (raw GeoJSON dictionaries, file coordinates),
         points, lines and superseded objects included; empty for formats other than GeoJSON
     notes : one sentence for each repair or oddity, for the user
+    rings : of formats whose objects are single rings (ASAP, ImageScope, `.sav`): each as it came,
+        for the published label rule; empty for the others
     """
 
     slide_id: str
@@ -78,6 +100,7 @@ class Annotation:
     source: str = ""
     originals: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    rings: tuple[Ring, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,6 +255,9 @@ class Encoder(Protocol):
     mpp : µm/px it is meant for
     patch_px : side of a patch
     dim : d
+
+    An encoder whose features are too large to be kept twice says `context = False`: then only the
+    cell is embedded, and no window twice as wide.
     """
 
     identifier: str

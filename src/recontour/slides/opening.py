@@ -57,7 +57,7 @@ def _reader_for(path: Path) -> str:
     )
 
 
-def frame_of(slide: Slide, origin: str = "auto") -> Frame:
+def frame_of(slide: Slide, origin: str = "auto", entry: str | None = None) -> Frame:
     """Place an annotation file's coordinates on `slide`.
 
     Parameters
@@ -66,6 +66,7 @@ def frame_of(slide: Slide, origin: str = "auto") -> Frame:
     origin : `bounds`: coordinates count from the corner of `slide.bounds`, as QuPath writes them;
         `level0`: from the corner of the stored image; `auto`: bounds where the slide states them
         (elsewhere both are the same)
+    entry : which outlines, of a file that holds several
 
     Raises
     ------
@@ -74,9 +75,9 @@ def frame_of(slide: Slide, origin: str = "auto") -> Frame:
     if origin not in ORIGINS:
         raise UnknownNameError.of("origin", origin, ORIGINS)
     if origin == "level0":
-        return Frame(origin=(0.0, 0.0), size=slide.size, mpp=slide.mpp)
+        return Frame((0.0, 0.0), slide.size, slide.mpp, slide.id, entry)
     x, y, width, height = slide.bounds
-    return Frame(origin=(float(x), float(y)), size=(width, height), mpp=slide.mpp)
+    return Frame((float(x), float(y)), (width, height), slide.mpp, slide.id, entry)
 
 
 def thumbnail(slide: Slide, mpp: float) -> NDArray[np.uint8]:
