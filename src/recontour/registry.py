@@ -2,8 +2,8 @@
 
 A name maps to "module:object", imported when it is first used, so that `import recontour` stays
 fast and a missing optional dependency becomes one clear sentence. Third parties add theirs through
-the entry points `recontour.readers`, `recontour.encoders`, `recontour.refiners` and
-`recontour.formats`.
+the entry points `recontour.readers`, `recontour.encoders`, `recontour.refiners`,
+`recontour.formats` and `recontour.datasets`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,17 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "geojson": Entry("recontour.annotations.geojson:GeoJson"),
         "mask": Entry("recontour.annotations.mask:Mask"),
     },
+    "dataset": {
+        "camelyon16": Entry("recontour.datasets.camelyon16:Camelyon16"),
+        "paip2019": Entry("recontour.datasets.paip:Paip2019"),
+        "paip2020": Entry("recontour.datasets.paip:Paip2020"),
+        "folder": Entry("recontour.datasets.folder:Folder"),
+    },
 }
 
 
 def names(kind: str) -> list[str]:
-    """Every registered name of a `kind` (reader, encoder, refiner, format), sorted."""
+    """Every registered name of a `kind` (reader, encoder, refiner, format, dataset), sorted."""
     return sorted({*BUILTIN[kind], *(p.name for p in entry_points(group=f"recontour.{kind}s"))})
 
 
@@ -73,4 +79,4 @@ def lookup(kind: str, name: str) -> Any:
         ) from error
 
 
-_PLAIN = {"refiner": "method"}
+_PLAIN = {"refiner": "method", "dataset": "data set"}
