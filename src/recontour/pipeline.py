@@ -92,6 +92,7 @@ def refine_slide(
             *check_areas(patches.classes, areas, work.drawn, work.tissue),
             *work.warnings,
             *trust.warnings,
+            *getattr(refiner, "notes", ()),
             *features.notes,
         ),
         timings=clock.seconds,

@@ -292,7 +292,10 @@ class DenseEncoder(Encoder, Protocol):
 
 @runtime_checkable
 class Refiner(Protocol):
-    """Learns from coarse labels, answers with probabilities. Knows arrays only."""
+    """Learns from coarse labels, answers with probabilities. Knows arrays only.
+
+    May have `notes`, a tuple of sentences about its last fit: a run shows them as warnings.
+    """
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> Refiner:
         """Learn from one slide or many; forgets what it learned before."""
