@@ -693,11 +693,11 @@ def test_missing_files_folders_and_other_formats(tmp_path):
         read_annotation(tmp_path / "nowhere.geojson")
     with pytest.raises(MissingFileError, match="is a folder"):
         read_annotation(tmp_path)
-    (tmp_path / "a.xml").write_text("<ASAP_Annotations/>")
-    with pytest.raises(AnnotationError, match="ASAP or ImageScope XML, which is not read yet"):
-        read_annotation(tmp_path / "a.xml")
-    with pytest.raises(UnknownNameError, match="known: geojson, mask"):
-        read_annotation(tmp_path / "a.xml", format="asap")
+    (tmp_path / "a.ndpa").write_text("<annotations/>"[1:])
+    with pytest.raises(AnnotationError, match="Hamamatsu NDPA, which is not read yet"):
+        read_annotation(tmp_path / "a.ndpa")
+    with pytest.raises(UnknownNameError, match="known: asap, geojson, imagescope, mask, sav"):
+        read_annotation(tmp_path / "a.ndpa", format="ndpa")
     with pytest.raises(UsageError, match=r"\.geojson"):
         write_annotation(Annotation("s", ()), tmp_path / "a.svg")
 

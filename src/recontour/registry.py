@@ -30,15 +30,21 @@ BUILTIN: dict[str, dict[str, Entry]] = {
     "encoder": {
         "efficientnet_lite0": Entry("recontour.encoders.efficientnet_lite:EfficientNetLite0"),
         "colour": Entry("recontour.encoders.colour:ColourStatistics"),
+        "vgg16": Entry("recontour.encoders.vgg16:Vgg16"),
     },
     "refiner": {
         "identity": Entry("recontour.refiners.identity:Identity"),
         "logistic": Entry("recontour.refiners.logistic:Logistic"),
         "lc_mil": Entry("recontour.refiners.lc_mil:LcMil"),
+        "prototype": Entry("recontour.refiners.prototype:Prototype"),
+        "lc_mil_vgg16": Entry("recontour.refiners.lc_mil_vgg16:LcMilVgg16"),
     },
     "format": {
         "geojson": Entry("recontour.annotations.geojson:GeoJson"),
         "mask": Entry("recontour.annotations.mask:Mask"),
+        "asap": Entry("recontour.annotations.asap:Asap"),
+        "imagescope": Entry("recontour.annotations.imagescope:ImageScope"),
+        "sav": Entry("recontour.annotations.sav:Sav"),
     },
     "dataset": {
         "camelyon16": Entry("recontour.datasets.camelyon16:Camelyon16"),

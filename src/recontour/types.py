@@ -54,11 +54,15 @@ class Ring:
     coordinates : (x, y), level-0 px, the first point not repeated at the end
     group : what the file calls it ("_0", "Tumor", "exclusion", …)
     inside : False: what it encloses is cut out
+    label : the class it outlines; of one that is cut out, the class it is cut from (None: all)
+    published : False: the published code does not know its group and passes over it
     """
 
     coordinates: tuple[tuple[float, float], ...]
     group: str = ""
     inside: bool = True
+    label: str | None = None
+    published: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ LEVEL0 = Frame()
 """File coordinates are level-0 px."""
 
 _ELSEWHERE = {
-    ".xml": "ASAP or ImageScope XML",
     ".ndpa": "Hamamatsu NDPA",
-    ".sav": "a pickle",
     ".qpdata": "QuPath's own data file",
+    ".mat": "a MATLAB file",
 }
 
 
@@ -30,8 +29,10 @@ def read_annotation(
 
     Parameters
     ----------
-    path : GeoJSON as QuPath writes it (.geojson, .json, also .gz and .zip), or a mask (.png, .tif)
-    frame : where the file's coordinates lie on the slide; level-0 px when left out
+    path : GeoJSON as QuPath writes it (.geojson, .json, also .gz and .zip), a mask (.png, .tif),
+        ASAP or ImageScope XML (.xml), or outlines of the LC-MIL authors (.sav)
+    frame : where the file's coordinates lie on the slide, and which of several outlines are wanted;
+        level-0 px when left out
     format : name of a registered format; None: by the suffix, then by the content
     allow_empty : an annotation without regions is an answer, not an error
 
@@ -44,6 +45,7 @@ def read_annotation(
     MissingFileError : no such file
     AnnotationError : the file cannot be read, or has no outline (unless `allow_empty`)
     UnknownNameError : no such format
+    UsageError : the file holds several outlines, and `frame` does not say which
     """
     path = Path(path)
     if not path.exists():
@@ -74,30 +76,33 @@ def write_annotation(
     OutputError : the file cannot be written
     """
     path = Path(path)
-    name = format or _by_suffix(path)
-    if name is None:
+    names = [format] if format else _by_suffix(path)
+    if not names:
         raise UsageError(
             f"cannot tell the format of {path.name} from its name; "
             "end it in .geojson, .png or .tif, or pass format="
         )
-    writer: AnnotationFormat = registry.lookup("format", name)()
+    writer: AnnotationFormat = registry.lookup("format", names[0])()
     writer.write(annotation, path, frame)
 
 
-def _by_suffix(path: Path) -> str | None:
-    """The format whose longest suffix the name ends in."""
-    best: tuple[int, str] | None = None
+def _by_suffix(path: Path) -> list[str]:
+    """The formats with the longest suffix that the name ends in."""
+    longest, best = 0, []
     for name in registry.names("format"):
         for suffix in getattr(registry.lookup("format", name), "suffixes", ()):
-            if path.name.lower().endswith(suffix) and (best is None or len(suffix) > best[0]):
-                best = (len(suffix), name)
-    return best[1] if best else None
+            if path.name.lower().endswith(suffix) and len(suffix) >= longest:
+                best = [*(best if len(suffix) == longest else ()), name]
+                longest = len(suffix)
+    return best
 
 
 def _format_of(path: Path) -> str:
-    name = _by_suffix(path)
-    if name is not None:
-        return name
+    names = _by_suffix(path)
+    if len(names) == 1:
+        return names[0]
+    if names:
+        return _recognised(path, names)
     try:
         with path.open("rb") as file:
             head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -107,6 +112,10 @@ def _format_of(path: Path) -> str:
         return "geojson"
     if head[:4] in (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "mask"
+    if head[:1] == b"<":
+        return _recognised(path, ["asap", "imagescope"])
+    if head[:1] == b"\x80" and path.suffix.lower() in ("", ".pkl", ".pickle"):
+        return "sav"
     if not head:
         raise AnnotationError(f"{path.name} is empty")
     what = _ELSEWHERE.get(path.suffix.lower())
@@ -117,11 +126,26 @@ def _format_of(path: Path) -> str:
     )
 
 
+def _recognised(path: Path, names: list[str]) -> str:
+    """Which of several formats with one suffix a file is in, by its content."""
+    for name in names:
+        recognises = getattr(registry.lookup("format", name), "recognises", None)
+        try:
+            if recognises is None or recognises(path):
+                return name
+        except OSError as error:
+            raise AnnotationError(f"cannot read {path.name}: {error.strerror or error}") from error
+    raise AnnotationError(
+        f"{path.name} is in none of the formats {', '.join(names)}, which end in {path.suffix}; "
+        "in QuPath: File > Export objects as GeoJSON"
+    )
+
+
 def _why_empty(name: str, annotation: Annotation) -> str:
     way_out = "draw an outline with an area (polygon, brush, rectangle) and export again"
-    if not annotation.originals:
-        return f"{name} holds no outline: it is empty; {way_out}"
     said = "; ".join(annotation.notes[:3])
+    if not annotation.originals:
+        return f"{name} holds no outline: {said or 'it is empty'}; {way_out}"
     return (
         f"{name} holds {len(annotation.originals)} object(s), but no outline with an area"
         f"{f' ({said})' if said else ''}; {way_out}"
