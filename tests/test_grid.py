@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,30 @@ class TestChoice:
         assert "as asked for" in choice.reasons[0]
         assert any("magnified 5 times" in r for r in choice.reasons)
         assert any("only 36" in r for r in choice.reasons)
+
+    def test_sides_can_be_given_in_px(self) -> None:
+        tile = (900, 700)
+        choice = choose_cells(
+            0.5, tile, box(0, 0, *tile), encoder_mpp=0.5, cell_px=128, patch_px=256
+        )
+        assert (choice.cell_px, choice.size_px) == (128, 256)
+        assert choice.n_cells == 7 * 5  # the centres of the last ones are still on the slide
+        assert "64 µm (128 px): as asked for" in choice.reasons[0]
+
+    @pytest.mark.parametrize(
+        ("fixed", "words"),
+        [
+            ({"cell_um": 64.0, "cell_px": 128}, "--cell-um 64 and --cell-px 128: pass one"),
+            ({"patch_um": 64.0, "patch_px": 128}, "--patch-um 64 and --patch-px 128: pass one"),
+            ({"cell_px": 0}, "--cell-px 0 is not a length"),
+            ({"cell_px": 128, "patch_px": 64}, "--patch-px 64 is less than the cell"),
+            ({"cell_px": 10_000}, "5000 µm is 1e+04 px of this slide"),
+            ({"mpp_embed": -1.0}, "--mpp-embed -1 is not a length"),
+        ],
+    )
+    def test_sides_that_make_no_sense_are_refused(self, fixed: dict, words: str) -> None:
+        with pytest.raises(GridError, match=re.escape(words)):
+            choose_cells(0.5, (900, 700), box(0, 0, 900, 700), encoder_mpp=0.5, **fixed)
 
     @pytest.mark.parametrize("cell_um", [0.0, -3.0, float("nan"), 0.1, 1e9])
     def test_a_nonsense_cell_is_refused(self, cell_um: float) -> None:

@@ -254,6 +254,17 @@ class TestRules:
         with pytest.raises(UsageError):
             rules_for(recipe, grid_of(np.ones((2, 2), bool)))
 
+    def test_none_decides_each_cell_alone_and_removes_nothing(self) -> None:
+        grid = grid_of(np.ones((6, 6), bool))
+        laid = np.zeros((6, 6))
+        laid[1, 1] = laid[3:, 3:] = 0.51  # a single cell, and a block
+        laid[4, 4] = 0.49  # with a hole of one cell
+        rules = rules_for(Recipe(postprocess="none"), grid)
+        smooth = smooth_probs(grid, two_class(grid, laid), rules)
+        assert np.array_equal(clean_labels(grid, smooth, rules), laid > 0.5)
+        stricter = rules_for(Recipe(postprocess="none", threshold=0.6), grid)
+        assert not clean_labels(grid, smooth, stricter).any()
+
     def test_an_unknown_preset_is_refused(self) -> None:
-        with pytest.raises(UnknownNameError, match="default, published"):
+        with pytest.raises(UnknownNameError, match="default, none, published"):
             rules_for(Recipe(postprocess="best"), grid_of(np.ones((2, 2), bool)))

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from shapely import Point, Polygon, box
 from shapely.affinity import scale as scaled
 
-from recontour.errors import TissueError, UnknownNameError
+from recontour.errors import TissueError, UnknownNameError, UsageError
 from recontour.slides import open_slide, thumbnail
 from recontour.tissue import TISSUE_RULES, find_tissue, otsu, tissue_mask
 from recontour.types import Geometry, Slide, iter_polygons
@@ -296,3 +296,64 @@ def test_pen_and_paleness_on_real_tissue(shared_data: Path, tmp_path: Path) -> N
 def open_pixels(pixels: Pixels, tmp_path: Path) -> Slide:
     Image.fromarray(pixels).save(tmp_path / "pixels.png")
     return open_slide(tmp_path / "pixels.png", mpp=MPP)
+
+
+# --- the papers' way: whole pixels of the slide shrunk so many times
+
+
+def blocks(picture: Image.Image, side: int) -> Pixels:
+    """The mean of every block of `side` px; what lies past the edge is white."""
+    pixels = np.asarray(picture, np.float64)
+    pad = [(0, -length % side) for length in pixels.shape[:2]]
+    pixels = np.pad(pixels, [*pad, (0, 0)], constant_values=255)
+    rows, cols = pixels.shape[0] // side, pixels.shape[1] // side
+    means = pixels.reshape(rows, side, cols, side, 3).mean(axis=(1, 3))
+    return means.round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("rule", ["hsv_otsu", "rgb"])
+def test_a_shrunk_slide_is_judged_pixel_by_pixel(tmp_path: Path, rule: str) -> None:
+    dust = BLOB.difference(Point(400, 300).buffer(30)).union(box(32, 32, 64, 64))
+    picture = paint(dust, size=(910, 605))
+    picture.save(tmp_path / "slide.png")
+    slide = open_slide(tmp_path / "slide.png", mpp=MPP)
+    found = find_tissue(slide, rule, downsample=32)
+
+    wanted = tissue_mask(blocks(picture, 32), rule)
+    rows, cols = np.indices(wanted.shape)
+    inside = shapely.contains_xy(found, cols * 32 + 16, rows * 32 + 16)
+    on_slide = (cols * 32 + 16 < 910) & (rows * 32 + 16 < 605)
+    assert np.array_equal(inside, wanted & on_slide)
+    assert wanted[1, 1]  # a speck that the other way drops
+    assert not wanted[9, 12]  # a hole that the other way fills
+    assert found.is_valid
+    corners = shapely.get_coordinates(found)
+    edges = np.isin(corners, [910, 605])
+    assert (corners[~edges] % 32 == 0).all()
+    assert found.within(box(0, 0, 910, 605))
+    assert find_tissue(slide, rule).area != found.area
+
+
+def test_a_cell_as_large_as_the_pixel_is_tissue_or_not(tmp_path: Path) -> None:
+    from recontour.grid import choose_cells, make_grid
+
+    picture = paint(BLOB)
+    picture.save(tmp_path / "slide.png")
+    slide = open_slide(tmp_path / "slide.png", mpp=MPP)
+    tissue = find_tissue(slide, "rgb", downsample=20)
+    choice = choose_cells(MPP, slide.size, tissue, encoder_mpp=4.0, cell_px=20)
+    grid = make_grid(slide.size, MPP, tissue, choice, patch_px=20)
+    mask = tissue_mask(blocks(picture, 20), "rgb")
+    assert np.array_equal(np.flatnonzero(mask), grid.rows * grid.shape[1] + grid.cols)
+
+
+@pytest.mark.parametrize("downsample", [0, 601])
+def test_a_downsample_that_does_not_suit_is_refused(tmp_path: Path, downsample: int) -> None:
+    slide = as_slide(paint(BLOB), tmp_path)
+    with pytest.raises(UsageError, match="pass 1 to 600"):
+        find_tissue(slide, "rgb", downsample=downsample)
+
+
+def test_no_tissue_on_the_shrunk_slide_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TissueError, match="no tissue found"):
+        find_tissue(as_slide(paint(Polygon()), tmp_path), "rgb", downsample=64)

@@ -15,6 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from recontour.errors import AnnotationError, GridError, UnknownNameError
+from recontour.published_labels import RingSet, label_published
 from recontour.types import Geometry, PatchGrid, Region, iter_polygons
 
 CELL_UM = 32.0
@@ -69,6 +70,8 @@ def choose_cells(
     cell_um: float | None = None,
     mpp_embed: float | None = None,
     patch_um: float | None = None,
+    cell_px: int | None = None,
+    patch_px: int | None = None,
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> GridChoice:
     """Choose the side of a cell and the resolution it is read at.
@@ -85,16 +88,18 @@ def choose_cells(
     encoder_mpp : µm/px the encoder is meant for
     cell_um, mpp_embed : fixed by the user; win over every rule
     patch_um : side of what the encoder sees, where that is more than the cell
+    cell_px, patch_px : the same in level-0 px, instead of in µm
     origin : corner of the lattice, level-0 px
 
     Raises
     ------
-    GridError : a fixed value makes no sense on this slide
+    GridError : a fixed value makes no sense on this slide, or a side is fixed twice
     """
-    fixed = {"--cell-um": cell_um, "--mpp-embed": mpp_embed, "--patch-um": patch_um}
-    for name, value in fixed.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise GridError(f"{name} {value:g} is not a length; pass a number above 0")
+    check_sides(cell_um=cell_um, cell_px=cell_px, patch_um=patch_um, patch_px=patch_px)
+    if mpp_embed is not None:
+        _check_length("--mpp-embed", mpp_embed)
+    cell_side = cell_um / slide_mpp if cell_um is not None else cell_px
+    patch_side = patch_um / slide_mpp if patch_um is not None else patch_px
     reasons: list[str] = []
 
     def count(side: int) -> int:
@@ -106,11 +111,11 @@ def choose_cells(
             )
         return len(_cells_on(tissue, slide_size, side, origin)[0])
 
-    if cell_um is not None:
-        cell = round(cell_um / slide_mpp)
+    if cell_side is not None:
+        cell = round(cell_side)
         if cell < 1 or cell > 2 * max(slide_size):
             raise GridError(
-                f"a cell of {cell_um:g} µm is {cell_um / slide_mpp:.3g} px of this slide "
+                f"a cell of {cell_side * slide_mpp:g} µm is {cell_side:.3g} px of this slide "
                 f"({slide_size[0]} x {slide_size[1]} px at {slide_mpp:g} µm/px); "
                 f"pass --cell-um between {slide_mpp:g} and {max(slide_size) * slide_mpp:g}"
             )
@@ -139,12 +144,13 @@ def choose_cells(
             reason += f" (the slide is magnified {slide_mpp / mpp_embed:.3g} times)"
     reasons.append(reason)
     size = cell
-    if patch_um is not None:
-        size = round(patch_um / slide_mpp)
+    if patch_side is not None:
+        size = round(patch_side)
         if size < cell:
+            asked = f"--patch-um {patch_um:g}" if patch_um is not None else f"--patch-px {patch_px}"
             raise GridError(
-                f"--patch-um {patch_um:g} is less than the cell of {_um(cell, slide_mpp)}: pass "
-                "more, or a smaller --cell-um"
+                f"{asked} is less than the cell of {_um(cell, slide_mpp)}: pass more, or a smaller "
+                "--cell-um"
             )
         reasons.append(f"the encoder sees {_um(size, slide_mpp)} around each cell's centre")
     view = 2 * size * slide_mpp / mpp_embed
@@ -154,6 +160,36 @@ def choose_cells(
             f"{mpp_embed:g} µm/px; pass a larger --mpp-embed or a smaller --cell-um"
         )
     return GridChoice(cell, size, float(mpp_embed), n, tuple(reasons))
+
+
+def check_sides(
+    *,
+    cell_um: float | None = None,
+    cell_px: int | None = None,
+    patch_um: float | None = None,
+    patch_px: int | None = None,
+) -> None:
+    """A side is a length, and given in µm or in level-0 px.
+
+    Raises
+    ------
+    GridError : it is given in both, or is no length
+    """
+    sides: tuple[tuple[str, float | None, int | None], ...] = (
+        ("cell", cell_um, cell_px),
+        ("patch", patch_um, patch_px),
+    )
+    for name, um, px in sides:
+        if um is not None and px is not None:
+            raise GridError(f"--{name}-um {um:g} and --{name}-px {px}: pass one of them")
+        for unit, value in (("um", um), ("px", px)):
+            if value is not None:
+                _check_length(f"--{name}-{unit}", value)
+
+
+def _check_length(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise GridError(f"{name} {value:g} is not a length; pass a number above 0")
 
 
 def make_grid(
@@ -249,7 +285,7 @@ def label_patches(
         raise GridError(f"{len(by_class)} classes are too many; at most 127 can be told apart")
     left_out = [_geometry(r) for r in exclusions]
     if rule == "published":
-        return _label_published(grid, by_class, left_out)
+        return label_published(grid, _ring_sets(by_class, left_out))
     labels = np.zeros(len(grid), np.int8)
     painted = [(g, k) for k, geometries in enumerate(by_class, start=1) for g in geometries]
     # Painter's order: the smallest comes last and stays. Equal areas: the later class.
@@ -396,43 +432,23 @@ def _geometry(region: Region | Geometry) -> Geometry:
     return geometry
 
 
-def _label_published(
-    grid: PatchGrid, by_class: Sequence[Sequence[Geometry]], exclusions: Sequence[Geometry]
-) -> NDArray[np.int8]:
-    labels = np.zeros(len(grid), np.int8)
-    # The published code knows one class. More: each on an image of its own, the smallest last.
-    order = sorted(
-        range(len(by_class)), key=lambda i: -math.fsum(geometry.area for geometry in by_class[i])
-    )
-    for i in order:
-        polygons = [p for geometry in by_class[i] for p in iter_polygons(geometry)]
-        left_out = [p.exterior for geometry in exclusions for p in iter_polygons(geometry)]
-        image = _draw_published(
-            grid,
-            [p.exterior for p in polygons],
-            [*(ring for p in polygons for ring in p.interiors), *left_out],
-        )
-        labels[image[grid.rows, grid.cols]] = i + 1
-    return labels
+def _ring_sets(
+    by_class: Sequence[Sequence[Geometry]], exclusions: Sequence[Geometry]
+) -> list[RingSet]:
+    """The rings of each class: holes count as exclusions."""
+    left_out = [_points(p.exterior) for g in exclusions for p in iter_polygons(g)]
+    sets = []
+    for geometries in by_class:
+        polygons = [p for geometry in geometries for p in iter_polygons(geometry)]
+        holes = [_points(ring) for p in polygons for ring in p.interiors]
+        area = math.fsum(geometry.area for geometry in geometries)
+        sets.append(RingSet([_points(p.exterior) for p in polygons], [*holes, *left_out], area))
+    return sets
 
 
-def _draw_published(
-    grid: PatchGrid,
-    lesions: Sequence[shapely.LinearRing],
-    exclusions: Sequence[shapely.LinearRing],
-) -> NDArray[np.bool_]:
-    """bool (rows, cols): Pillow's fill of the rings, to the letter of the published code."""
-    from PIL import Image, ImageDraw
-
-    rows, cols = grid.shape
-    image = Image.new("1", (cols, rows), 0)
-    draw = ImageDraw.Draw(image)
-    for rings, fill in ((lesions, 1), (exclusions, 0)):
-        for ring in rings:
-            # Files hold rings without the closing point.
-            points = (shapely.get_coordinates(ring)[:-1] - grid.origin) / grid.stride
-            draw.polygon([(float(x), float(y)) for x, y in points], fill=fill, outline=0)
-    return np.array(image, dtype=bool)
+def _points(ring: shapely.LinearRing) -> NDArray[np.float64]:
+    points: NDArray[np.float64] = shapely.get_coordinates(ring)[:-1]  # without the closing point
+    return points
 
 
 def _edges(geometry: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

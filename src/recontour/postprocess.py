@@ -11,7 +11,7 @@ from recontour.errors import UnknownNameError, UsageError
 from recontour.recipe import Recipe
 from recontour.types import PatchGrid
 
-PRESETS = ("default", "published")
+PRESETS = ("default", "published", "none")
 
 MIN_AREA_CELLS = 6
 """Smallest object and hole: below six cells the classifier's errors outnumber real detail."""
@@ -47,6 +47,8 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
 
     `postprocess="published"` is the LC-MIL paper's: Gaussian σ = 1 with 0 off tissue, threshold
     0.6, objects then holes below 100 cells. It replaces threshold, smoothing and minimum area.
+    `postprocess="none"` is the prototype paper's: the threshold alone, no smoothing, nothing
+    removed.
 
     Raises
     ------
@@ -60,10 +62,12 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
         raise UsageError(f"simplify_um {recipe.simplify_um} must be 0 or more")
     if recipe.postprocess == "published":
         return Rules(0.6, 1.0, 100, simplify_px, over_tissue=False)
-    if recipe.postprocess != "default":
+    if recipe.postprocess not in PRESETS:
         raise UnknownNameError.of("post-processing", recipe.postprocess, PRESETS)
     if not 0 < recipe.threshold < 1:
         raise UsageError(f"--threshold {recipe.threshold:g} must lie between 0 and 1")
+    if recipe.postprocess == "none":
+        return Rules(recipe.threshold, 0.0, 0, simplify_px)
     if not 0 <= recipe.smooth_cells <= MOST_SMOOTH_CELLS:
         raise UsageError(
             f"--smooth-cells {recipe.smooth_cells:g} must lie between 0 and {MOST_SMOOTH_CELLS}"

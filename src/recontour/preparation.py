@@ -16,11 +16,18 @@ from recontour.cache import FeatureCache
 from recontour.constraints import check_limits
 from recontour.embedding import Features
 from recontour.encoders import load_encoder
-from recontour.errors import AnnotationError, RefinerError, TissueError, UnknownNameError
+from recontour.errors import (
+    AnnotationError,
+    RefinerError,
+    TissueError,
+    UnknownNameError,
+    UsageError,
+)
 from recontour.geometry import polygonal, union
 from recontour.grid import (
     GridChoice,
     centres_inside,
+    check_sides,
     choose_cells,
     coverage,
     label_patches,
@@ -141,6 +148,13 @@ class Layout(NamedTuple):
 
 def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
     """Find the tissue and cut it into cells, as the recipe fixes them or as the slide suggests."""
+    sides: dict[str, Any] = {
+        "cell_um": recipe.cell_um,
+        "cell_px": recipe.cell_px,
+        "patch_um": recipe.patch_um,
+        "patch_px": recipe.patch_px,
+    }
+    check_sides(**sides)
     runtime.progress("tissue", 0, 1)
     tissue = tissue_of(slide, recipe)
     runtime.progress("tissue", 1, 1)
@@ -150,19 +164,28 @@ def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
         slide.size,
         tissue,
         encoder_mpp=encoder.mpp,
-        cell_um=recipe.cell_um,
         mpp_embed=recipe.mpp_embed,
-        patch_um=recipe.patch_um,
+        **sides,
     )
     lattice = make_grid(slide.size, slide.mpp, tissue, choice, patch_px=encoder.patch_px)
     return Layout(tissue, encoder, choice, lattice)
 
 
 def tissue_of(slide: Slide, recipe: Recipe) -> Geometry:
-    """The tissue by the recipe's rule, or as outlined in the file it names."""
+    """The tissue by the recipe's rule, or as outlined in the file it names.
+
+    Raises
+    ------
+    UsageError : a file is to be shrunk
+    """
     path = tissue_file(recipe)
     if path is None:
-        return find_tissue(slide, recipe.tissue)
+        return find_tissue(slide, recipe.tissue, recipe.tissue_downsample)
+    if recipe.tissue_downsample is not None:
+        raise UsageError(
+            f"--tissue-downsample {recipe.tissue_downsample} is for a tissue rule, and {path.name} "
+            "outlines the tissue itself; pass one of the two"
+        )
     return outlined_area(path, frame_of(slide, recipe.origin))
 
 

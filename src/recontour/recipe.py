@@ -65,7 +65,7 @@ class Recipe:
     within_um: float | None = None
     """The new outline stays this close to the given one."""
     postprocess: str = "default"
-    """`default`, or `published` (methods as in the LC-MIL paper)."""
+    """`default`, `published` (as in the LC-MIL paper) or `none` (`threshold` alone)."""
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:

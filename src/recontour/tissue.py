@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import cast
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from shapely import Polygon, box, union_all
 from shapely.geometry.base import BaseGeometry
 
-from recontour.errors import TissueError, UnknownNameError
+from recontour.errors import TissueError, UnknownNameError, UsageError
 from recontour.geometry import polygonal
 from recontour.types import Geometry, Slide
 
@@ -41,7 +42,7 @@ _MAX_SPECK = 0.005
 """Of the picture's area: on small regions specks and holes are judged by this instead."""
 
 
-def find_tissue(slide: Slide, rule: str = "robust") -> Geometry:
+def find_tissue(slide: Slide, rule: str = "robust", downsample: int | None = None) -> Geometry:
     """Outline the tissue of a slide.
 
     Parameters
@@ -50,6 +51,9 @@ def find_tissue(slide: Slide, rule: str = "robust") -> Geometry:
     rule : `robust`; or `hsv_otsu` (hue and saturation, Otsu on each, both: CAMELYON16), `rgb`
         (R < 235, G < 210, B < 235: PAIP), `grey_otsu`. All drop specks and fill pinholes below
         15,000 µm² (on regions under 3 mm², below 0.5 % of their area)
+    downsample : the papers' way instead (they take 256): the rule is applied to the slide shrunk
+        so many times, pixel by pixel, and nothing is dropped or filled. The outline runs along
+        the borders of those pixels
 
     Returns
     -------
@@ -59,8 +63,24 @@ def find_tissue(slide: Slide, rule: str = "robust") -> Geometry:
     ------
     TissueError : none found
     UnknownNameError : no such rule
+    UsageError : `downsample` does not suit the slide
     """
     _check_rule(rule)
+    outline = (
+        _outline_finely(slide, rule)
+        if downsample is None
+        else _outline_pixels(slide, rule, downsample)
+    )
+    if outline.is_empty:
+        raise TissueError(
+            f"no tissue found on {slide.id} by the rule {rule!r}; try another rule "
+            f"({', '.join(sorted(TISSUE_RULES))}) or pass a tissue mask or outline"
+        )
+    return outline
+
+
+def _outline_finely(slide: Slide, rule: str) -> Geometry:
+    """At 8 µm/px, cleaned up, with straight edges."""
     left, top, width, height = slide.bounds
     longest = max(width, height) * slide.mpp
     mpp = max(slide.mpp, min(TISSUE_MPP, longest / MIN_SIDE_PX), longest / MAX_SIDE_PX)
@@ -71,13 +91,31 @@ def find_tissue(slide: Slide, rule: str = "robust") -> Geometry:
     speck_um2 = min(MIN_TISSUE_UM2, _MAX_SPECK * area_um2)
     hole_um2 = min(MIN_HOLE_UM2, _MAX_SPECK * area_um2)
     mask = _without_specks(mask, speck_um2 / mpp**2, hole_um2 / mpp**2)
-    outline = _outline(mask, scale, (left, top, left + width, top + height))
-    if outline.is_empty:
-        raise TissueError(
-            f"no tissue found on {slide.id} by the rule {rule!r}; try another rule "
-            f"({', '.join(sorted(TISSUE_RULES))}) or pass a tissue mask or outline"
+    return _outline(mask, scale, (left, top, left + width, top + height))
+
+
+def _outline_pixels(slide: Slide, rule: str, downsample: int) -> Geometry:
+    """Whole pixels of the slide shrunk `downsample` times, each the mean of what it covers.
+
+    The papers take OpenSlide's thumbnail, which is resampled with a Lanczos filter from the nearest
+    level and stretched to whole pixels; here every pixel is exactly `downsample` level-0 px wide
+    and starts at a multiple of it, so that a cell of that size is one pixel.
+    """
+    width, height = slide.size
+    least, most = math.ceil(max(slide.size) / MAX_SIDE_PX), min(slide.size)
+    if not least <= downsample <= most:
+        raise UsageError(
+            f"--tissue-downsample {downsample} does not suit {slide.id} ({width} x {height} px); "
+            f"pass {least} to {most}"
         )
-    return outline
+    size = math.ceil(width / downsample), math.ceil(height / downsample)
+    mask = tissue_mask(slide.read_region(0, 0, size, downsample * slide.mpp), rule)
+    rows, cols = np.nonzero(mask)
+    x, y = cols * float(downsample), rows * float(downsample)
+    squares = shapely.box(x, y, x + downsample, y + downsample)
+    # No tolerance: only points in the middle of straight edges go.
+    whole = shapely.coverage_union_all(squares).simplify(0)
+    return polygonal(whole.intersection(box(0, 0, width, height)))
 
 
 def tissue_mask(rgb: NDArray[np.uint8], rule: str = "robust") -> Mask:

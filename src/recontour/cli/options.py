@@ -110,6 +110,45 @@ CellUm: TypeAlias = Annotated[
         rich_help_panel=REFINING,
     ),
 ]
+CellPx: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--cell-px",
+        min=1,
+        metavar="PX",
+        help="Side of a cell in level-0 px, instead of --cell-um.",
+        rich_help_panel=REFINING,
+    ),
+]
+PatchPx: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--patch-px",
+        min=1,
+        metavar="PX",
+        help="Side of what the encoder sees in level-0 px, instead of --patch-um.",
+        rich_help_panel=REFINING,
+    ),
+]
+TissueDownsample: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--tissue-downsample",
+        min=1,
+        metavar="N",
+        help="Apply the tissue rule to the slide shrunk N times, pixel by pixel (the papers: 256).",
+        rich_help_panel=READING,
+    ),
+]
+PresetName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Settings of a paper: see `recontour presets`. Options given beside it win.",
+        rich_help_panel=REFINING,
+    ),
+]
 LabelRule: TypeAlias = Annotated[
     str,
     typer.Option(
