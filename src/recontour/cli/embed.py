@@ -9,10 +9,12 @@ import typer
 
 from recontour.cli import console
 from recontour.cli import options as o
+from recontour.cli.presets import with_preset
 from recontour.recipe import Recipe, Runtime
 
 
 def embed(
+    context: typer.Context,
     slide: o.SlidePath,
     out: Annotated[
         Path | None,
@@ -20,12 +22,16 @@ def embed(
             "-o", "--out", metavar="NPZ", help="Also write centres and features to this .npz file."
         ),
     ] = None,
+    preset: o.PresetName = None,
     encoder: o.EncoderName = o.DEFAULT.encoder,
     mpp: o.Mpp = None,
     mpp_embed: o.MppEmbed = None,
     cell_um: o.CellUm = None,
     patch_um: o.PatchUm = None,
+    cell_px: o.CellPx = None,
+    patch_px: o.PatchPx = None,
     tissue: o.Tissue = o.DEFAULT.tissue,
+    tissue_downsample: o.TissueDownsample = None,
     origin: o.Origin = o.DEFAULT.origin,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -46,9 +52,13 @@ def embed(
         mpp_embed=mpp_embed,
         cell_um=cell_um,
         patch_um=patch_um,
+        cell_px=cell_px,
+        patch_px=patch_px,
         tissue=tissue,
+        tissue_downsample=tissue_downsample,
         origin=origin,
     )
+    recipe = with_preset(context, recipe, preset)
     with console.progress_of(quiet) as progress:
         runtime = Runtime(device, threads, cache_dir, progress=progress)
         grid, features, choice = embed_slide(slide, recipe, runtime=runtime)

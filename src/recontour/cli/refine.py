@@ -11,6 +11,7 @@ import typer
 
 from recontour.cli import console
 from recontour.cli import options as o
+from recontour.cli.presets import with_preset
 from recontour.errors import UsageError
 from recontour.recipe import Recipe, Runtime
 
@@ -30,14 +31,17 @@ class PostProcess(StrEnum):
 
     default = "default"
     published = "published"
+    none = "none"
 
 
 def refine(
+    context: typer.Context,
     slide: o.SlidePath,
     coarse: Annotated[
         Path, typer.Argument(metavar="COARSE", help="Coarse outline: GeoJSON or mask.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Output folder.")],
+    preset: o.PresetName = None,
     method: o.Method = o.DEFAULT.method,
     method_option: o.MethodOption = None,
     encoder: o.EncoderName = o.DEFAULT.encoder,
@@ -47,8 +51,11 @@ def refine(
     mpp_embed: o.MppEmbed = None,
     cell_um: o.CellUm = None,
     patch_um: o.PatchUm = None,
+    cell_px: o.CellPx = None,
+    patch_px: o.PatchPx = None,
     label_rule: o.LabelRule = o.DEFAULT.label_rule,
     tissue: o.Tissue = o.DEFAULT.tissue,
+    tissue_downsample: o.TissueDownsample = None,
     origin: o.Origin = o.DEFAULT.origin,
     threshold: o.Threshold = o.DEFAULT.threshold,
     smooth_cells: Annotated[
@@ -88,7 +95,8 @@ def refine(
         PostProcess,
         typer.Option(
             "--postprocess",
-            help="default, or published: Gaussian, threshold 0.6 and 100 cells, as in the paper.",
+            help="default; published: Gaussian, threshold 0.6 and 100 cells, as in the LC-MIL "
+            "paper; none: the threshold alone.",
             rich_help_panel=o.REFINING,
         ),
     ] = PostProcess.default,
@@ -122,8 +130,11 @@ def refine(
         mpp_embed=mpp_embed,
         cell_um=cell_um,
         patch_um=patch_um,
+        cell_px=cell_px,
+        patch_px=patch_px,
         label_rule=label_rule,
         tissue=tissue,
+        tissue_downsample=tissue_downsample,
         origin=origin,
         threshold=threshold,
         smooth_cells=smooth_cells,
@@ -134,6 +145,7 @@ def refine(
         postprocess=postprocess.value,
         seed=seed,
     )
+    recipe = with_preset(context, recipe, preset)
     if dry_run:
         _plan(slide, coarse, recipe, Runtime(device, threads, cache_dir), format)
         return
