@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # From the bottom up. An entry is a module or a package of `recontour`.
 LAYERS: list[set[str]] = [
     {"types", "recipe", "errors"},
-    {"registry", "geometry", "files", "clock", "presets", "vgg"},
+    {"registry", "geometry", "files", "clock", "devices", "presets", "published_labels", "vgg"},
     {"slides", "annotations", "encoders", "refiners", "metrics", "tissue", "grid", "cache"},
     {
         "embedding",
@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
         "trust",
         "generated",
         "heatmaps",
+        "labelling",
         "datasets",
     },
     {"benchmark", "tuning", "pipeline", "preparation", "planning", "summary", "experiments"},

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import conv2d, hardtanh_
 
-from recontour.encoders.device import has_native_bf16, pick_device
+from recontour.devices import has_native_bf16, pick_device
 from recontour.encoders.workers import Workers
 from recontour.errors import EncoderError
 

@@ -1,4 +1,4 @@
-"""Which device to compute on, and whether the CPU computes in bf16."""
+"""Which device to compute on, and in which precision."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from recontour.errors import UnknownNameError, UsageError
 
 KNOWN = ("auto", "cpu", "cuda", "cuda:1", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,3 +41,18 @@ def has_native_bf16() -> bool:
     """Whether this CPU multiplies in bf16 itself; where it is emulated, fp32 is faster."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16; "auto" is bf16 on CUDA and on a CPU that computes in it.
+
+    Raises
+    ------
+    UnknownNameError : none of `PRECISIONS`
+    """
+    if name not in PRECISIONS:
+        raise UnknownNameError.of("precision", name, PRECISIONS)
+    if name == "auto":
+        native = device.type == "cuda" or (device.type == "cpu" and has_native_bf16())
+        name = "bf16" if native else "fp32"
+    return torch.bfloat16 if name == "bf16" else torch.float32
