@@ -36,6 +36,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "identity": Entry("recontour.refiners.identity:Identity"),
         "logistic": Entry("recontour.refiners.logistic:Logistic"),
         "lc_mil": Entry("recontour.refiners.lc_mil:LcMil"),
+        "deep_knn": Entry("recontour.refiners.deep_knn:DeepKnn"),
         "prototype": Entry("recontour.refiners.prototype:Prototype"),
         "lc_mil_vgg16": Entry("recontour.refiners.lc_mil_vgg16:LcMilVgg16"),
     },
