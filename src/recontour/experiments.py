@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recontour.annotations import read_annotation, write_annotation
-from recontour.errors import OutputRefusedError, UsageError
+from recontour.annotations.mask import mask_size
+from recontour.annotations.reading import format_of
+from recontour.errors import MissingFileError, OutputRefusedError, UsageError
 from recontour.evaluation import Evaluation, evaluate
+from recontour.heatmaps import STRIDE_PX, HeatMap, evaluate_heatmap, read_heatmap
 from recontour.preparation import outlined_area, tissue_file, tissue_of
 from recontour.recipe import Recipe
 from recontour.simulation import Severity, simulate_coarse
@@ -33,8 +36,8 @@ def evaluate_files(
     Parameters
     ----------
     slide : gives the tissue, the pixel size and the extent; None: geometry only
-    recipe : `classes`, `exclude_classes`, `mpp`, `cell_um`, `label_rule`, `tissue` and `origin`
-        count; with no slide, `tissue` may still name a file
+    recipe : `classes`, `exclude_classes`, `mpp`, `cell_um`, `label_rule`, `tissue`, `origin` and
+        `entry` count; with no slide, `tissue` may still name a file
 
     Raises
     ------
@@ -60,6 +63,84 @@ def evaluate_files(
         exclude=recipe.exclude_classes,
         subtract=subtract,
     )
+
+
+def evaluate_heatmap_files(
+    truth: Path,
+    prediction: Path,
+    *,
+    coarse: Path | None = None,
+    slide: Path | None = None,
+    recipe: Recipe | None = None,
+    stride_px: int | None = None,
+    subtract: tuple[str, ...] = (),
+) -> Evaluation:
+    """Judge a heat map by annotation files; see `recontour.heatmaps.evaluate_heatmap`.
+
+    Parameters
+    ----------
+    prediction : .npy
+    slide : not needed; gives the pixel size, and where the files' coordinates start
+    recipe : `classes`, `exclude_classes`, `mpp`, `label_rule`, `origin`, `entry` and `postprocess`
+        count; cells and tissue are those of the map
+    stride_px : side of the map's cells, level-0 px; None: 256
+
+    Raises
+    ------
+    UsageError : another size of cells or another tissue is asked for; a mask does not fit the map
+    """
+    recipe = recipe or Recipe()
+    for option, given in (
+        ("--cell-um", recipe.cell_um is not None),
+        ("--cell-px", recipe.cell_px is not None),
+        ("--tissue", recipe.tissue != Recipe().tissue),
+    ):
+        if given:
+            raise UsageError(
+                f"{option} has no effect on {prediction.name}: cells and tissue are those of the "
+                "heat map; leave it out (--stride-px tells the side of its cells)"
+            )
+    if not prediction.is_file():
+        raise MissingFileError(f"no such file: {prediction}")
+    heatmap = read_heatmap(prediction, STRIDE_PX if stride_px is None else stride_px)
+    frame, mpp = Frame(mpp=recipe.mpp, entry=recipe.entry), recipe.mpp
+    if slide is not None:
+        with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+            frame, mpp = frame_of(opened, recipe.origin, recipe.entry), opened.mpp
+    read, masks = {}, []
+    for role, path in (("truth", truth), ("coarse", coarse)):
+        if path is None:
+            continue
+        mine = frame
+        if path.is_file() and format_of(path) == "mask":
+            masks.append(role)
+            mine = frame if slide is not None else _frame_on(heatmap, path, frame)
+        read[role] = read_annotation(path, mine)
+    return evaluate_heatmap(
+        read["truth"],
+        heatmap,
+        coarse=read.get("coarse"),
+        mpp=mpp,
+        label_rule=recipe.label_rule,
+        masks=masks,
+        postprocess=recipe.postprocess,
+        classes=recipe.classes,
+        exclude=recipe.exclude_classes,
+        subtract=subtract,
+    )
+
+
+def _frame_on(heatmap: HeatMap, path: Path, frame: Frame) -> Frame:
+    """The mask covers the map: one of its pixels a cell, or a whole number each way."""
+    width, height = mask_size(path)
+    rows, cols = heatmap.values.shape
+    if width % cols or height % rows or width // cols != height // rows:
+        raise UsageError(
+            f"{path.name} ({height} x {width} px) does not fit {heatmap.source} ({rows} x {cols} "
+            "cells): are they of the same slide? Pass a mask with one pixel a cell, or --slide, "
+            "over which a mask of any size is laid"
+        )
+    return replace(frame, size=heatmap.size)
 
 
 def simulate_file(
@@ -114,9 +195,9 @@ class _Scene:
 def _open(slide: Path | None, recipe: Recipe) -> _Scene:
     if slide is not None:
         with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
-            frame = frame_of(opened, recipe.origin)
+            frame = frame_of(opened, recipe.origin, recipe.entry)
             return _Scene(opened.size, opened.mpp, frame, tissue_of(opened, recipe))
-    frame = Frame(mpp=recipe.mpp)
+    frame = Frame(mpp=recipe.mpp, entry=recipe.entry)
     path = tissue_file(recipe)
     tissue = None if path is None else outlined_area(path, frame)
     return _Scene(None, recipe.mpp, frame, tissue)

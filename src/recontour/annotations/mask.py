@@ -97,6 +97,33 @@ class Mask:
         _save(pixels, path, named)
 
 
+def mask_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a mask in its own pixels; its values are not read.
+
+    Raises
+    ------
+    AnnotationError : not an image
+    """
+    import tifffile
+    from PIL import Image
+
+    with path.open("rb") as file:
+        head = file.read(2)
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        if head in (b"II", b"MM"):
+            with tifffile.TiffFile(path) as tiff:
+                level = tiff.series[0].levels[0]
+                sides = dict(zip(level.axes, level.shape, strict=True))
+                return int(sides["X"]), int(sides["Y"])
+        with Image.open(path) as image:
+            return int(image.width), int(image.height)
+    except Exception as error:  # damaged files raise whatever the decoder meets
+        raise AnnotationError(f"{path.name} cannot be read as an image: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _sorted_last(label: str | None) -> tuple[bool, str]:
     return (label is None, label or "")
 

@@ -52,7 +52,7 @@ def read_annotation(
         raise MissingFileError(f"no such annotation file: {path}")
     if path.is_dir():
         raise MissingFileError(f"{path} is a folder; name the annotation file in it")
-    reader: AnnotationFormat = registry.lookup("format", format or _format_of(path))()
+    reader: AnnotationFormat = registry.lookup("format", format or format_of(path))()
     try:
         annotation = reader.read(path, frame)
     except OSError as error:
@@ -97,7 +97,13 @@ def _by_suffix(path: Path) -> list[str]:
     return best
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The format a file is in, by its name, then by its content.
+
+    Raises
+    ------
+    AnnotationError : in none
+    """
     names = _by_suffix(path)
     if len(names) == 1:
         return names[0]

@@ -9,13 +9,19 @@ import typer
 
 from recontour.cli import console
 from recontour.cli import options as o
+from recontour.errors import UsageError
 from recontour.recipe import Recipe
 
 
 def evaluate(
     truth: Annotated[Path, typer.Option("--truth", metavar="FINE", help="The true outline.")],
     prediction: Annotated[
-        Path, typer.Option("--prediction", metavar="REFINED", help="The outline to judge.")
+        Path,
+        typer.Option(
+            "--prediction",
+            metavar="REFINED",
+            help="The outline to judge, or a heat map (.npy, NaN off tissue).",
+        ),
     ],
     coarse: Annotated[
         Path | None,
@@ -44,10 +50,29 @@ def evaluate(
     label_rule: o.LabelRule = o.DEFAULT.label_rule,
     tissue: o.Tissue = o.DEFAULT.tissue,
     origin: o.Origin = o.DEFAULT.origin,
+    entry: o.Entry = None,
+    stride_px: Annotated[
+        int | None,
+        typer.Option(
+            "--stride-px",
+            min=1,
+            metavar="PX",
+            help="Heat map: side of its cells in level-0 px. Default: 256.",
+        ),
+    ] = None,
+    postprocess: Annotated[
+        o.PostProcess | None,
+        typer.Option(
+            "--postprocess",
+            help="Heat map: default; published: Gaussian, threshold 0.6 and 100 cells, as in the "
+            "LC-MIL paper; none: the threshold alone.",
+        ),
+    ] = None,
     format: o.OutputFormat = o.Format.table,
 ) -> None:
     """Compare an outline with the truth, on the cells of the tissue and as polygons."""
-    from recontour.experiments import evaluate_files
+    from recontour.experiments import evaluate_files, evaluate_heatmap_files
+    from recontour.heatmaps import is_heatmap
 
     recipe = Recipe(
         classes=tuple(classes or ()),
@@ -57,17 +82,39 @@ def evaluate(
         label_rule=label_rule,
         tissue=tissue,
         origin=origin,
-    )
-    evaluation = evaluate_files(
-        truth,
-        prediction,
-        coarse=coarse,
-        slide=slide,
-        recipe=recipe,
+        entry=entry,
         cell_px=cell_px,
-        subtract=tuple(subtract_class or ()),
+        postprocess=(postprocess or o.PostProcess.default).value,
     )
+    subtract = tuple(subtract_class or ())
+    if is_heatmap(prediction):
+        evaluation = evaluate_heatmap_files(
+            truth,
+            prediction,
+            coarse=coarse,
+            slide=slide,
+            recipe=recipe,
+            stride_px=stride_px,
+            subtract=subtract,
+        )
+    else:
+        for name, value in (("--stride-px", stride_px), ("--postprocess", postprocess)):
+            if value is not None:
+                raise UsageError(
+                    f"{name} {value} is for heat maps (.npy), and {prediction.name} is none: leave "
+                    "it out"
+                )
+        evaluation = evaluate_files(
+            truth,
+            prediction,
+            coarse=coarse,
+            slide=slide,
+            recipe=recipe,
+            cell_px=cell_px,
+            subtract=subtract,
+        )
     if format is o.Format.json:
+        console.note(evaluation.notes)
         console.print_json(evaluation.to_dict())
     else:
         from recontour.evaluation import format_table

@@ -22,6 +22,14 @@ class Format(StrEnum):
     json = "json"
 
 
+class PostProcess(StrEnum):
+    """Sets of post-processing rules."""
+
+    default = "default"
+    published = "published"
+    none = "none"
+
+
 SlidePath: TypeAlias = Annotated[Path, typer.Argument(metavar="SLIDE", help="Whole-slide image.")]
 
 Method: TypeAlias = Annotated[
@@ -76,6 +84,15 @@ Origin: TypeAlias = Annotated[
     typer.Option(
         "--origin",
         help="Where the file's coordinates start: bounds (as QuPath), level0, or auto.",
+        rich_help_panel=READING,
+    ),
+]
+Entry: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--entry",
+        metavar="NAME",
+        help="Which outlines of a .sav file: SLIDE, VARIANT or SLIDE/VARIANT.",
         rich_help_panel=READING,
     ),
 ]

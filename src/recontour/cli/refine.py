@@ -26,19 +26,11 @@ class Only(StrEnum):
     remove = "remove"
 
 
-class PostProcess(StrEnum):
-    """Sets of post-processing rules."""
-
-    default = "default"
-    published = "published"
-    none = "none"
-
-
 def refine(
     context: typer.Context,
     slide: o.SlidePath,
     coarse: Annotated[
-        Path, typer.Argument(metavar="COARSE", help="Coarse outline: GeoJSON or mask.")
+        Path, typer.Argument(metavar="COARSE", help="Coarse outline: GeoJSON, mask, XML or .sav.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Output folder.")],
     preset: o.PresetName = None,
@@ -57,6 +49,7 @@ def refine(
     tissue: o.Tissue = o.DEFAULT.tissue,
     tissue_downsample: o.TissueDownsample = None,
     origin: o.Origin = o.DEFAULT.origin,
+    entry: o.Entry = None,
     threshold: o.Threshold = o.DEFAULT.threshold,
     smooth_cells: Annotated[
         float,
@@ -92,14 +85,14 @@ def refine(
         ),
     ] = None,
     postprocess: Annotated[
-        PostProcess,
+        o.PostProcess,
         typer.Option(
             "--postprocess",
             help="default; published: Gaussian, threshold 0.6 and 100 cells, as in the LC-MIL "
             "paper; none: the threshold alone.",
             rich_help_panel=o.REFINING,
         ),
-    ] = PostProcess.default,
+    ] = o.PostProcess.default,
     seed: o.Seed = o.DEFAULT.seed,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -136,6 +129,7 @@ def refine(
         tissue=tissue,
         tissue_downsample=tissue_downsample,
         origin=origin,
+        entry=entry,
         threshold=threshold,
         smooth_cells=smooth_cells,
         min_area_um2=min_area_um2,

@@ -32,6 +32,7 @@ def simulate(
     mpp: o.Mpp = None,
     tissue: o.Tissue = o.DEFAULT.tissue,
     origin: o.Origin = o.DEFAULT.origin,
+    entry: o.Entry = None,
     dilation_um: Annotated[
         float | None,
         typer.Option("--dilation-um", help="published: dilation before the hull. Default: 311."),
@@ -87,6 +88,7 @@ def simulate(
             mpp=mpp,
             tissue=tissue,
             origin=origin,
+            entry=entry,
         ),
         severity={name: value for name, value in chosen.items() if value is not None},
         overwrite=overwrite,
