@@ -13,7 +13,18 @@ import typer
 from typer.core import TyperGroup
 
 from recontour import __version__
-from recontour.cli import cache, demo, doctor, embed, evaluate, info, presets, refine, simulate
+from recontour.cli import (
+    cache,
+    dataset,
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    info,
+    presets,
+    refine,
+    simulate,
+)
 from recontour.errors import RecontourError
 
 INTERRUPTED = 130
@@ -63,6 +74,7 @@ app.command("info", short_help="Show what a slide's file says.")(info.info)
 app.command("embed", short_help="Embed a slide ahead of time, into the cache.")(embed.embed)
 app.command("doctor", short_help="Check the installation, and its speed.")(doctor.doctor)
 app.command("demo", short_help="Refine a generated slide whose truth is known.")(demo.demo)
+app.command("dataset", short_help="Look at the files of a data set.")(dataset.dataset)
 app.command("presets", short_help="Show the settings of the papers.")(presets.presets)
 app.add_typer(cache.app, name="cache")
 

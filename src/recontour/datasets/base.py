@@ -26,7 +26,7 @@ class Case:
     fine: Outlines
     """The truth."""
     coarse: Mapping[str, Outlines] = field(default_factory=dict)
-    """By name (`coarse`, `coarse_pathologist_1`): outlines that come with the data; may be empty."""
+    """Outlines that come with the data, by name (`coarse`, `coarse_pathologist_1`); may be none."""
     classes: tuple[str, ...] = ()
     """Classes of `fine` that are the truth; empty: all that are not excluded."""
     patient: str = ""
@@ -45,6 +45,8 @@ class Listing:
     """One sentence for each missing file."""
     left_out: tuple[str, ...] = ()
     """One sentence for each case left out by a rule of the data set."""
+    without_slide: tuple[Case, ...] = ()
+    """Cases whose outlines are there and whose slide is not: enough to look at the outlines."""
 
 
 @runtime_checkable
