@@ -26,6 +26,7 @@ from recontour.embedding import cache_key, embed_patches, estimate, overlap_weig
 from recontour.encoders import load_encoder
 from recontour.encoders.efficientnet_lite import EfficientNetLite0
 from recontour.errors import EncoderError, SlideError
+from recontour.planning import export_features
 from recontour.types import Encoder, PatchGrid
 
 
@@ -414,6 +415,51 @@ def test_a_killed_run_and_two_at_once_end_bit_identical(tmp_path: Path) -> None:
         assert len({result[view].tobytes() for result in results.values()}) == 1
     (entry,) = FeatureCache(tmp_path / "shared").entries()
     assert not list(entry.path.glob(".tmp-*"))
+
+
+# --- encoders whose features are too large to be kept twice ---------------------------------
+
+
+class NarrowPatch(MeanPatch):
+    context = False
+
+
+class NarrowDense(BoxDense):
+    context = False
+
+
+@pytest.mark.parametrize(
+    ("narrow", "both"),
+    [(NarrowPatch(), MeanPatch()), (NarrowDense(), BoxDense())],
+    ids=["patch-wise", "dense"],
+)
+def test_only_the_cell_is_embedded_where_the_encoder_says_so(
+    narrow: Encoder, both: Encoder, slide: ArraySlide, tmp_path: Path
+) -> None:
+    grid = lattice(slide, 32)
+    cache = FeatureCache(tmp_path)
+    found = embed_patches(slide, grid, narrow, cache=cache)
+    assert found.context is None
+    np.testing.assert_array_equal(found.cell, embed_patches(slide, grid, both).cell)
+    again = embed_patches(slide, grid, narrow, cache=cache)
+    assert again.from_cache == len(grid)
+    assert again.context is None
+    np.testing.assert_array_equal(again.cell, found.cell)
+    expected, twice = estimate(grid, narrow), estimate(grid, both)
+    assert expected["feature_bytes"] == found.cell.nbytes == twice["feature_bytes"] // 2
+    assert expected["pixels"] <= twice["pixels"]
+    assert expected["peak_bytes"] < twice["peak_bytes"]
+
+
+def test_features_are_exported_without_the_view_there_is_not(
+    slide: ArraySlide, tmp_path: Path
+) -> None:
+    grid = lattice(slide, 32)
+    for encoder, views in ((NarrowPatch(), {"cell"}), (MeanPatch(), {"cell", "context"})):
+        path = tmp_path / f"{len(views)}.npz"
+        export_features(path, grid, embed_patches(slide, grid, encoder))
+        with np.load(path) as archive:
+            assert views == {"cell", "context"} & set(archive.files)
 
 
 # --- when things go wrong, and what it takes ------------------------------------------------

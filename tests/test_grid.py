@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,23 @@ class TestChoice:
         assert "as asked for" in choice.reasons[0]
         assert any("magnified 5 times" in r for r in choice.reasons)
         assert any("only 36" in r for r in choice.reasons)
+
+    def test_an_encoder_of_a_fixed_field_sees_around_small_cells(self) -> None:
+        def sizes(**fixed: Any) -> tuple[int, int]:
+            found = choose_cells(
+                0.25,
+                (20000, 20000),
+                box(0, 0, 20000, 20000),
+                encoder_mpp=0.28,
+                encoder_um=62.72,
+                **fixed,
+            )
+            return found.cell_px, found.size_px
+
+        assert sizes() == (128, 251)
+        assert sizes(cell_um=60) == (240, 240)  # near enough
+        assert sizes(cell_um=80) == (320, 320)
+        assert sizes(patch_px=128) == (128, 128)
 
     def test_sides_can_be_given_in_px(self) -> None:
         tile = (900, 700)

@@ -42,7 +42,7 @@ class Features:
     ----------
     cell : float16 (n, d), the patch of `grid.size` px centred on the cell
     context : float16 (n, d), the window twice as wide (of a dense encoder: what of it lies
-        inside the slide)
+        inside the slide); None of an encoder that says `context = False`
     seconds_read : spent reading the slide, in threads beside the computation
     seconds_embed : spent in the encoder and in pooling
     from_cache : number of cells that were not computed
@@ -50,7 +50,7 @@ class Features:
     """
 
     cell: Float16
-    context: Float16
+    context: Float16 | None
     seconds_read: float = 0.0
     seconds_embed: float = 0.0
     from_cache: int = 0
@@ -92,7 +92,7 @@ def embed_patches(
     EncoderError : the features hold NaN or infinity
     """
     n, d = len(grid), encoder.dim
-    out = {name: np.empty((n, d), np.float16) for name in ("cell", "context")}
+    out = {name: np.empty((n, d), np.float16) for name in views_of(encoder)}
     blocks = plan_blocks(grid, encoder)
     computer = block_computer(slide, grid, encoder)
     notes: list[str] = []
@@ -104,7 +104,7 @@ def embed_patches(
         missing = []
         for block in blocks:
             shape = (len(block.cells), d)
-            shard = shards and shards.load(block.index, {"cell": shape, "context": shape})
+            shard = shards and shards.load(block.index, dict.fromkeys(out, shape))
             if not shard:
                 missing.append(block)
                 continue
@@ -125,8 +125,16 @@ def embed_patches(
             done += len(block.cells)
             progress("embed", done, n)
     return Features(
-        out["cell"], out["context"], spent["read"], spent["embed"], from_cache, tuple(notes)
+        out["cell"], out.get("context"), spent["read"], spent["embed"], from_cache, tuple(notes)
     )
+
+
+def views_of(encoder: Encoder) -> dict[str, int]:
+    """What is embedded of a cell: the width of each view in units of `grid.size`."""
+    views = {"cell": 1, "context": 2}
+    if not getattr(encoder, "context", True):
+        del views["context"]
+    return views
 
 
 def cache_key(slide: Slide, grid: PatchGrid, encoder: Encoder) -> dict[str, Any]:
@@ -159,13 +167,13 @@ def estimate(grid: PatchGrid, encoder: Encoder) -> dict[str, int]:
     Returns
     -------
     cells, windows, pixels : to be read and embedded
-    feature_bytes : of both views, in memory and on disk
+    feature_bytes : of all views, in memory and on disk
     peak_bytes : of features and the windows in flight, without the encoder's own
     """
     blocks = plan_blocks(grid, encoder)
     computer = block_computer(None, grid, encoder)
     pixels = [computer.n_pixels(block) for block in blocks]
-    feature_bytes = len(grid) * encoder.dim * 2 * 2
+    feature_bytes = len(grid) * encoder.dim * 2 * len(views_of(encoder))
     return {
         "cells": len(grid),
         "windows": len(blocks),
@@ -179,7 +187,8 @@ def plan_blocks(grid: PatchGrid, encoder: Encoder) -> list[Block]:
     """Cut the lattice into square tiles whose window is about `WINDOW_PX` wide; skip empty ones."""
     if isinstance(encoder, DenseEncoder):
         scale = grid.mpp / grid.mpp_embed
-        margin = (2 * grid.size - grid.stride) * scale + 2 * encoder.halo
+        widest = max(views_of(encoder).values())
+        margin = (widest * grid.size - grid.stride) * scale + 2 * encoder.halo
         side = max(1.0, (WINDOW_PX - margin) / (grid.stride * scale))
     else:
         side = max(1.0, WINDOW_PX / (grid.patch_px * grid.stride / grid.size))
@@ -198,6 +207,7 @@ class _Dense:
 
     def __init__(self, slide: Slide | None, grid: PatchGrid, encoder: DenseEncoder) -> None:
         self.slide, self.grid, self.encoder = slide, grid, encoder
+        self.views = views_of(encoder)
         self.scale = grid.mpp / grid.mpp_embed  # embed px per level-0 px
         rows, cols = grid.shape
         lattice = grid.origin[0] + cols * grid.stride, grid.origin[1] + rows * grid.stride
@@ -222,8 +232,8 @@ class _Dense:
         centre_y = ((grid.origin[1] + (rows + 0.5) * grid.stride) * self.scale - y) / stride
         centre_x = ((grid.origin[0] + (cols + 0.5) * grid.stride) * self.scale - x) / stride
         out = {}
-        for name, size in (("cell", grid.size), ("context", 2 * grid.size)):
-            half = size * self.scale / stride / 2
+        for name, width in self.views.items():
+            half = width * grid.size * self.scale / stride / 2
             down = overlap_weights(centre_y, half, dense.shape[0])
             across = overlap_weights(centre_x, half, dense.shape[1])
             pooled = _pool(dense, down, across)
@@ -236,12 +246,13 @@ class _Dense:
         The window ends where the slide ends: beyond it there is nothing worth computing.
         """
         grid, encoder = self.grid, self.encoder
+        reach = max(self.views.values()) * grid.size / 2
         spans = []
         axes = zip(grid.origin, (grid.cols, grid.rows), self.extent, strict=True)
         for at, cells, extent in axes:
             centres = at + (cells[block.cells] + 0.5) * grid.stride
-            low = (float(centres.min()) - grid.size) * self.scale - encoder.halo
-            high = (float(centres.max()) + grid.size) * self.scale + encoder.halo
+            low = (float(centres.min()) - reach) * self.scale - encoder.halo
+            high = (float(centres.max()) + reach) * self.scale + encoder.halo
             start = math.floor(low / encoder.align) * encoder.align
             unit = encoder.align * ROUND_WINDOWS
             stop = start + math.ceil((high - start) / unit) * unit
@@ -256,17 +267,17 @@ class _PatchWise:
 
     def __init__(self, slide: Slide | None, grid: PatchGrid, encoder: Encoder) -> None:
         self.slide, self.grid, self.encoder = slide, grid, encoder
+        self.views = views_of(encoder)
 
     def n_pixels(self, block: Block) -> int:
-        return 2 * len(block.cells) * self.grid.patch_px**2
+        return len(self.views) * len(block.cells) * self.grid.patch_px**2
 
     def read(self, block: Block) -> tuple[NDArray[np.uint8], ...]:
-        sizes = (self.grid.size, 2 * self.grid.size)
-        return tuple(self._patches(block, size) for size in sizes)
+        return tuple(self._patches(block, width * self.grid.size) for width in self.views.values())
 
     def features(self, block: Block, pixels: tuple[NDArray[np.uint8], ...]) -> dict[str, Float16]:
-        cell, context = (_half(self.encoder(patches)) for patches in pixels)
-        return {"cell": cell, "context": context}
+        views = zip(self.views, pixels, strict=True)
+        return {name: _half(self.encoder(patches)) for name, patches in views}
 
     def _patches(self, block: Block, size: int) -> NDArray[np.uint8]:
         """(B, patch_px, patch_px, 3): squares of `size` level-0 px centred on the cells."""

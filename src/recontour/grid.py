@@ -35,6 +35,9 @@ MAX_LATTICE = 50_000_000
 """Cells of the full lattice; beyond it a cell is surely a slip of the user's (8 µm cells on the
 largest slides are 40 million)."""
 
+NARROW_VIEW = 0.9
+"""Cells smaller than this share of what an encoder is meant to see are shown with surroundings."""
+
 MAX_VIEW_PX = 8192
 """Of the window around a cell, as read; beyond it the resolution is surely a slip of the user's."""
 
@@ -72,6 +75,7 @@ def choose_cells(
     patch_um: float | None = None,
     cell_px: int | None = None,
     patch_px: int | None = None,
+    encoder_um: float | None = None,
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> GridChoice:
     """Choose the side of a cell and the resolution it is read at.
@@ -89,6 +93,8 @@ def choose_cells(
     cell_um, mpp_embed : fixed by the user; win over every rule
     patch_um : side of what the encoder sees, where that is more than the cell
     cell_px, patch_px : the same in level-0 px, instead of in µm
+    encoder_um : side of what the encoder is meant to see, where it says so: smaller cells are
+        shown with their surroundings, unless the side is fixed
     origin : corner of the lattice, level-0 px
 
     Raises
@@ -153,6 +159,11 @@ def choose_cells(
                 "--cell-um"
             )
         reasons.append(f"the encoder sees {_um(size, slide_mpp)} around each cell's centre")
+    elif encoder_um is not None and cell * slide_mpp < NARROW_VIEW * encoder_um:
+        size = round(encoder_um / slide_mpp)
+        reasons.append(
+            f"the encoder sees {_um(size, slide_mpp)} around each cell's centre, as it is meant to"
+        )
     view = 2 * size * slide_mpp / mpp_embed
     if view > MAX_VIEW_PX:
         raise GridError(

@@ -78,7 +78,7 @@ def cached_windows(cache: FeatureCache | None, key: dict[str, Any]) -> int:
 def pixels_per_second(encoder: Encoder) -> float:
     """Speed of an encoder on this machine, from one small trial."""
     side = 512 if isinstance(encoder, DenseEncoder) else encoder.patch_px
-    count = 1 if isinstance(encoder, DenseEncoder) else 16
+    count = 1 if isinstance(encoder, DenseEncoder) else max(1, min(16, 512**2 // side**2))
     pixels = np.full((count, side, side, 3), 200, np.uint8)
     encode = encoder.dense if isinstance(encoder, DenseEncoder) else encoder
     encode(pixels)
@@ -106,15 +106,18 @@ def embed_slide(
 
 
 def export_features(path: Path, grid: PatchGrid, features: Features) -> None:
-    """Write an .npz: `centres` (n, 2) level-0 px, `rows`, `cols`, `cell` and `context` (n, d)."""
+    """Write an .npz: `centres` (n, 2) level-0 px, `rows`, `cols`, `cell` and `context` (n, d).
+
+    Without `context` where the encoder gives none.
+    """
+    views = {"cell": features.cell, "context": features.context}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             centres=grid.centres,
             rows=grid.rows,
             cols=grid.cols,
-            cell=features.cell,
-            context=features.context,
+            **{name: values for name, values in views.items() if values is not None},
             stride_px=grid.stride,
             mpp=grid.mpp,
             mpp_embed=grid.mpp_embed,

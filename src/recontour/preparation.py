@@ -79,7 +79,8 @@ class Work:
         """What a refiner sees, from the features of the lattice."""
         cell, context = features.cell, features.context
         if not self.kept.all():
-            cell, context = cell[self.kept], context[self.kept]
+            cell = cell[self.kept]
+            context = None if context is None else context[self.kept]
         return PatchSet(
             self.slide.id, self.grid, cell, self.labels, self.selection.classes, context
         )
@@ -164,6 +165,7 @@ def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
         slide.size,
         tissue,
         encoder_mpp=encoder.mpp,
+        encoder_um=getattr(encoder, "patch_um", None),
         mpp_embed=recipe.mpp_embed,
         **sides,
     )

@@ -66,11 +66,12 @@ def embed(
         export_features(out, grid, features)
     if not quiet:
         n, d = features.cell.shape
+        wider = "" if features.context is None else f", and {d} of the window twice as wide"
         console.print_table(
             f"Embedded {slide.name}",
             [
                 ("cells", f"{n:,} of {grid.cell_um:.1f} µm: {'; '.join(choice.reasons)}"),
-                ("features", f"{d} a cell, and {d} of the window twice as wide"),
+                ("features", f"{d} a cell" + wider),
                 ("from the cache", f"{features.from_cache:,} cells"),
             ],
         )
