@@ -37,8 +37,10 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "logistic": Entry("recontour.refiners.logistic:Logistic"),
         "lc_mil": Entry("recontour.refiners.lc_mil:LcMil"),
         "deep_knn": Entry("recontour.refiners.deep_knn:DeepKnn"),
+        "pencil": Entry("recontour.refiners.pencil:Pencil"),
         "prototype": Entry("recontour.refiners.prototype:Prototype"),
         "lc_mil_vgg16": Entry("recontour.refiners.lc_mil_vgg16:LcMilVgg16"),
+        "deep_knn_vgg16": Entry("recontour.refiners.deep_knn_vgg16:DeepKnnVgg16"),
     },
     "format": {
         "geojson": Entry("recontour.annotations.geojson:GeoJson"),

@@ -194,6 +194,19 @@ def dropout(like: Tensor, generator: torch.Generator) -> Tensor:
     return kept.div_(1 - DROPOUT)
 
 
+def new_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    """A generator of torch's that `rng` seeds."""
+    return torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+
+
+def uniform_start(
+    rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, device: torch.device
+) -> Tensor:
+    """Weights as torch.nn.Linear starts them: uniform in ± fan_in^-½."""
+    bound = fan_in**-0.5
+    return torch.from_numpy(rng.uniform(-bound, bound, shape).astype(np.float32)).to(device)
+
+
 def _own(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, torch.float32, copy=True).contiguous()
 

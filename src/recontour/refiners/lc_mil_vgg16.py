@@ -29,6 +29,8 @@ from recontour.refiners.fully_connected import (
     Linear,
     check_conv_features,
     check_finite,
+    new_generator,
+    uniform_start,
 )
 from recontour.refiners.lc_mil import draw_bags
 from recontour.types import PatchSet
@@ -163,7 +165,7 @@ class LcMilVgg16:
     def _dropout(self, i: int) -> torch.Generator | None:
         if not self.published_dropout:
             return None
-        return _generator(np.random.default_rng([self.seed, i, 1]), self.device)
+        return new_generator(np.random.default_rng([self.seed, i, 1]), self.device)
 
 
 class BagModel:
@@ -181,18 +183,17 @@ class BagModel:
         layers = weights.fully_connected()
         embedding = len(layers[-1][1])
         outputs = 1 if classes == 2 else classes
-        self.layers = Layers(layers, settings, _generator(rng, device), relu_last=False)
-
-        def start(rows: int, columns: int, fan_in: int) -> Tensor:
-            bound = fan_in**-0.5  # as torch.nn.Linear starts
-            values = rng.uniform(-bound, bound, (rows, columns)).astype(np.float32)
-            return torch.from_numpy(values).to(device)
+        self.layers = Layers(layers, settings, new_generator(rng, device), relu_last=False)
 
         # Attention has no biases: the paper's equation.
-        self.v = Linear(start(attention, embedding, embedding), None, settings)
-        self.w = Linear(start(1, attention, attention), None, settings)
+        self.v = Linear(
+            uniform_start(rng, (attention, embedding), embedding, device), None, settings
+        )
+        self.w = Linear(uniform_start(rng, (1, attention), attention, device), None, settings)
         self.g = Linear(
-            start(outputs, embedding, embedding), start(1, outputs, embedding)[0], settings
+            uniform_start(rng, (outputs, embedding), embedding, device),
+            uniform_start(rng, (outputs,), embedding, device),
+            settings,
         )
 
     def learn(self, x: Tensor, side: Tensor, focal_gamma: str) -> Tensor:
@@ -233,7 +234,3 @@ class Singletons:
     def __call__(self, x: Tensor) -> Tensor:
         """Probabilities that sum to 1."""
         return probabilities(self._classify(self._embed(x)))
-
-
-def _generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(int(rng.integers(2**31)))
