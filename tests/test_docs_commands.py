@@ -150,6 +150,7 @@ def test_the_worked_extensions_plug_in(tmp_path: Path, monkeypatch: pytest.Monke
 
     from recontour import load_encoder, make_refiner, open_slide, read_annotation, types
     from recontour.annotations import write_annotation
+    from recontour.datasets import open_dataset
     from recontour.errors import MissingMppError
 
     examples = ModuleType("examples")
@@ -162,6 +163,7 @@ def test_the_worked_extensions_plug_in(tmp_path: Path, monkeypatch: pytest.Monke
         ("encoder", "mean_colour", "MeanColour"),
         ("refiner", "nearest_mean", "NearestMean"),
         ("format", "boxes", "Boxes"),
+        ("dataset", "pairs", "Pairs"),
     ):
         monkeypatch.setitem(registry.BUILTIN[kind], name, registry.Entry(f"examples:{target}"))
 
@@ -192,3 +194,11 @@ def test_the_worked_extensions_plug_in(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "a.boxes"
     write_annotation(types.Annotation("s", (types.Region("0", shape, "Tumor"),)), path, frame)
     assert read_annotation(path, frame).regions[0].geometry.equals(shape)
+
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    for name in ("a.png", "a_truth.png", "a_by_me.geojson", "b.png"):
+        (pairs / name).touch()
+    listing = open_dataset("pairs").list_cases(pairs)
+    assert [(case.id, list(case.coarse)) for case in listing.cases] == [("a", ["coarse_me"])]
+    assert listing.missing == ("b: no true outline b_truth.png",)
