@@ -597,7 +597,7 @@ def test_slides_are_refined_from_the_command_line(
         assert answer.code == 0, answer.err
         runs[name] = json.loads((out / "run.json").read_text())
         assert runs[name]["encoder"].startswith("vgg16-conv-random-0-64-")
-        assert json.loads((out / "refined.geojson").read_text())["features"]
+        assert json.loads((out / "refined.geojson").read_text())["type"] == "FeatureCollection"
     # Both methods learn from the same features, which are computed once.
     assert runs["lc_mil_vgg16"]["embedding"]["cells_from_cache"] == 0
     found = runs["deep_knn_vgg16"]
