@@ -34,7 +34,11 @@ SlidePath: TypeAlias = Annotated[Path, typer.Argument(metavar="SLIDE", help="Who
 
 Method: TypeAlias = Annotated[
     str,
-    typer.Option("--method", help="Refiner: lc_mil, logistic, identity.", rich_help_panel=REFINING),
+    typer.Option(
+        "--method",
+        help="Refiner: lc_mil, logistic, prototype, deep_knn, pencil, identity.",
+        rich_help_panel=REFINING,
+    ),
 ]
 MethodOption: TypeAlias = Annotated[
     list[str] | None,

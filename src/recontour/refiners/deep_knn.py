@@ -178,7 +178,8 @@ class DeepKnn:
         index, _ = nearest(queries, fit.references, self.k, exclude=itself, device=self.device)
         shares = votes(fit.labels[index], fit.trust[index], k)
         if self.majority:
-            return np.eye(k, dtype=np.float32)[shares.argmax(axis=1)]
+            winners: NDArray[np.float32] = np.eye(k, dtype=np.float32)[shares.argmax(axis=1)]
+            return winners
         return shares
 
     def _queries(
@@ -259,5 +260,5 @@ def votes(
 def _embed(x: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
     """float32 (n, hidden), the penultimate activations of standardised rows, as unit rows."""
     with torch.no_grad():
-        parts = [head.hidden(part).numpy() for part in torch.from_numpy(x).split(ROWS)]
+        parts = [head.hidden(part).numpy() for part in torch.split(torch.from_numpy(x), ROWS)]
     return unit_rows(np.concatenate(parts))

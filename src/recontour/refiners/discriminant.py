@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from recontour.refiners.base import CHUNK, Cells, ZScore
 # Enough to tell tissues apart, too few to learn an outline by heart.
 COMPONENTS = 64
 SHRINKAGE = 0.3
+TINY = float(np.finfo(np.float32).tiny)  # instead of no spread at all
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Projection:
         variance, basis = np.linalg.eigh(moment / max(len(cells), 1))
         p = max(1, min(most, cells.dim, len(cells) - 1))
         variance, basis = variance[::-1][:p], basis[:, ::-1][:, :p]
-        mean_square = max(float(variance.mean()), np.finfo(np.float32).tiny)
-        return cls(scale, (basis / np.sqrt(mean_square)).astype(np.float32))
+        mean_square = max(float(variance.mean()), TINY)
+        return cls(scale, (basis / math.sqrt(mean_square)).astype(np.float32))
 
     def __call__(self, cells: Cells) -> NDArray[np.float32]:
         """float32 (n, p)."""
@@ -97,7 +99,7 @@ class Discriminant:
             means += part.T @ of_class
             square += (part * of_class.sum(axis=1, keepdims=True)).T @ part
         covariance = (square - means @ means.T) / present.sum()
-        spread = max(np.trace(covariance) / p, np.finfo(np.float32).tiny)
+        spread = max(float(np.trace(covariance)) / p, TINY)
         covariance = (1 - shrinkage) * covariance + shrinkage * spread * np.eye(p)
         # The pseudo-inverse, because without shrinkage few cells leave directions without spread.
         weights = np.linalg.pinv(covariance, hermitian=True) @ means

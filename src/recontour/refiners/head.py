@@ -36,10 +36,12 @@ class Head:
         self.gradient = torch.zeros(sum(sizes))
         self.parameters.grad = self.gradient
         self._weights = [
-            p.view(shape) for p, shape in zip(self.parameters.split(sizes), shapes, strict=True)
+            p.view(shape)
+            for p, shape in zip(torch.split(self.parameters, sizes), shapes, strict=True)
         ]
         self._slopes = [
-            g.view(shape) for g, shape in zip(self.gradient.split(sizes), shapes, strict=True)
+            g.view(shape)
+            for g, shape in zip(torch.split(self.gradient, sizes), shapes, strict=True)
         ]
         for weight, fan_in in zip(self._weights, (dim, dim, hidden, hidden), strict=True):
             bound = fan_in**-0.5  # as torch.nn.Linear starts
@@ -121,7 +123,7 @@ def train_on_labels(
     with torch.no_grad():
         for _ in range(epochs):
             order = torch.from_numpy(rng.permutation(len(x)))
-            for rows in order.split(batch):
+            for rows in torch.split(order, batch):
                 part = x[rows]
                 h = head.hidden(part)
                 slope = head.scores(h).softmax(1)

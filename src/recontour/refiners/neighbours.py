@@ -114,14 +114,14 @@ def _maxima(queries: Tensor, references: Tensor) -> Tensor:
             maxima[i : i + TILE, here] = _reduced(tile)
             if same and j > i:
                 here = slice(i // GROUP, (i + TILE) // GROUP)
-                maxima[j : j + TILE, here] = tile.unflatten(0, (-1, GROUP)).amax(1).T
+                maxima[j : j + TILE, here] = tile.view(TILE // GROUP, GROUP, -1).amax(1).T
     return maxima
 
 
 def _reduced(tile: Tensor) -> Tensor:
     """Maxima of `GROUP` columns each; the last group may have fewer."""
     full = tile.shape[1] // GROUP * GROUP
-    maxima = tile[:, :full].unflatten(1, (-1, GROUP)).amax(2)
+    maxima: Tensor = tile[:, :full].view(len(tile), full // GROUP, GROUP).amax(2)
     if full == tile.shape[1]:
         return maxima
     return torch.cat([maxima, tile[:, full:].amax(1, keepdim=True)], 1)
@@ -148,7 +148,7 @@ def _among(
     if value.shape[1] > k:
         # The next one is as near as the last: which of all is the lower has to be looked for.
         unsure = torch.nonzero(value[:, k - 1] - value[:, k] <= TIE).view(-1)
-        for rows in unsure.split(MEMORY // 16 // (4 * n) + 1):
+        for rows in torch.split(unsure, MEMORY // 16 // (4 * n) + 1):
             cosines = torch.mm(queries[rows], references.T)
             for row, cosine in zip(rows.tolist(), cosines, strict=True):
                 if skip[row] >= 0:

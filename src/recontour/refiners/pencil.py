@@ -247,7 +247,7 @@ class BalancedBatches:
         for k in range(classes):
             where = np.flatnonzero(turn == k)
             rows[where] = self._take(k, len(where))
-        return list(torch.from_numpy(rows).split(self._batch))
+        return list(torch.split(torch.from_numpy(rows), self._batch))
 
     def _take(self, k: int, count: int) -> NDArray[np.intp]:
         parts = [self._left[k]]
