@@ -223,3 +223,19 @@ def test_cells_in_px_and_a_shrunk_tissue_picture_reach_the_run(cli, scene, tmp_p
     embedded = cli("embed", scene.slide, "-o", tmp_path / "f.npz", *options[:2], *options[4:],
                    *sides)  # fmt: skip
     assert embedded.code == 0, embedded.err
+
+
+def test_a_prediction_is_judged_on_the_tissue_of_the_papers(cli, scene) -> None:
+    def judged(*options: object) -> dict:
+        answer = cli("evaluate", "--truth", scene.truth, "--prediction", scene.coarse, "--slide",
+                     scene.slide, "--cell-px", 48, "--format", "json", *options)  # fmt: skip
+        assert answer.code == 0, answer.err
+        return json.loads(answer.out)
+
+    plain = judged("--tissue", "rgb")
+    shrunk = judged("--tissue", "rgb", "--tissue-downsample", 48)
+    assert shrunk != plain
+    twice = cli("evaluate", "--truth", scene.truth, "--prediction", scene.coarse, "--mpp", 0.5,
+                "--cell-px", 48, "--cell-um", 24)  # fmt: skip
+    assert twice.code == 2
+    assert "pass one of them" in twice.err

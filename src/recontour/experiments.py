@@ -13,6 +13,7 @@ from recontour.annotations.mask import mask_size
 from recontour.annotations.reading import format_of
 from recontour.errors import MissingFileError, OutputRefusedError, UsageError
 from recontour.evaluation import Evaluation, evaluate
+from recontour.grid import check_sides
 from recontour.heatmaps import STRIDE_PX, HeatMap, evaluate_heatmap, read_heatmap
 from recontour.preparation import outlined_area, tissue_file, tissue_of
 from recontour.recipe import Recipe
@@ -36,14 +37,16 @@ def evaluate_files(
     Parameters
     ----------
     slide : gives the tissue, the pixel size and the extent; None: geometry only
-    recipe : `classes`, `exclude_classes`, `mpp`, `cell_um`, `label_rule`, `tissue`, `origin` and
-        `entry` count; with no slide, `tissue` may still name a file
+    recipe : `classes`, `exclude_classes`, `mpp`, `cell_um`, `label_rule`, `tissue`,
+        `tissue_downsample`, `origin` and `entry` count; with no slide, `tissue` may still name a
+        file
 
     Raises
     ------
-    UsageError : sizes in µm without a slide or `mpp`
+    UsageError : sizes in µm without a slide or `mpp`, or the cell given in both units
     """
     recipe = recipe or Recipe()
+    check_sides(cell_um=recipe.cell_um, cell_px=cell_px)
     scene = _open(slide, recipe)
     mpp, frame, tissue = scene.mpp, scene.frame, scene.tissue
     if cell_px is None and recipe.cell_um is not None:

@@ -49,6 +49,7 @@ def evaluate(
     ] = None,
     label_rule: o.LabelRule = o.DEFAULT.label_rule,
     tissue: o.Tissue = o.DEFAULT.tissue,
+    tissue_downsample: o.TissueDownsample = None,
     origin: o.Origin = o.DEFAULT.origin,
     entry: o.Entry = None,
     stride_px: Annotated[
@@ -81,6 +82,7 @@ def evaluate(
         cell_um=cell_um,
         label_rule=label_rule,
         tissue=tissue,
+        tissue_downsample=tissue_downsample,
         origin=origin,
         entry=entry,
         cell_px=cell_px,

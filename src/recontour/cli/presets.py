@@ -43,8 +43,8 @@ def presets(
     if name is None:
         found = [load(known) for known in names()]
         if format is o.Format.json:
-            rows = [{"name": p.name, "title": p.title, "dataset": p.dataset} for p in found]
-            console.print_json({"schema": "recontour.presets/1", "presets": rows})
+            listed = [{"name": p.name, "title": p.title, "dataset": p.dataset} for p in found]
+            console.print_json({"schema": "recontour.presets/1", "presets": listed})
             return
         console.print_table("Presets", [(p.name, f"{p.title} ({p.dataset})") for p in found])
         return

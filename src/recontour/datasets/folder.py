@@ -32,8 +32,9 @@ class Folder:
         """
         drawn = read_drawn(coarse)
         manifest = root if root.suffix.lower() == ".csv" else root / MANIFEST
+        missing: list[str] = []
         if manifest is root or manifest.is_file():
-            cases, missing = read_manifest(manifest), []
+            cases = read_manifest(manifest)
         else:
             cases, missing = _by_name(root)
         more = [_with_drawn(case, drawn) for case in cases]
