@@ -88,7 +88,8 @@ def write_annotation(
 
 def _by_suffix(path: Path) -> list[str]:
     """The formats with the longest suffix that the name ends in."""
-    longest, best = 0, []
+    longest = 0
+    best: list[str] = []
     for name in registry.names("format"):
         for suffix in getattr(registry.lookup("format", name), "suffixes", ()):
             if path.name.lower().endswith(suffix) and len(suffix) >= longest:

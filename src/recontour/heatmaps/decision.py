@@ -54,6 +54,8 @@ def _decide_published(values: NDArray[Any]) -> NDArray[np.bool_]:
     else:
         from scipy.ndimage import gaussian_filter
 
+        # As scikit-image: halves in single precision, what is longer than doubles in double.
+        filled = filled.astype(np.float32 if filled.dtype.itemsize <= 4 else np.float64)
         mask = gaussian_filter(filled, SIGMA_CELLS, mode="nearest", truncate=4.0) > THRESHOLD
     mask = np.asarray(mask, bool)
     mask[small_parts(mask, MIN_CELLS)] = False

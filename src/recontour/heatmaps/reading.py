@@ -35,7 +35,8 @@ class HeatMap:
     @property
     def tissue(self) -> NDArray[np.bool_]:
         """bool (rows, cols): the cells with a value."""
-        return np.isfinite(self.values)
+        on: NDArray[np.bool_] = np.isfinite(self.values)
+        return on
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,10 +86,6 @@ def read_heatmap(path: Path, stride_px: int = STRIDE_PX) -> HeatMap:
         raise AnnotationError(f"cannot read {path.name}: {error.strerror or error}") from error
     except (ValueError, EOFError, SyntaxError, MemoryError, OverflowError, TypeError) as error:
         raise AnnotationError(_why_unreadable(path, error)) from error
-    if values.dtype == np.float16 or not values.dtype.isnative:
-        values = values.astype(np.float32 if values.dtype.itemsize < 8 else np.float64)
-    elif values.dtype.itemsize > 8:
-        values = values.astype(np.float64)
     _check_values(values, path.name)
     return HeatMap(values, stride_px, path.name)
 
