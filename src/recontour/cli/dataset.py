@@ -24,10 +24,12 @@ def dataset(
         ),
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder as it was downloaded.")],
-    coarse: Annotated[
+    coarse_file: Annotated[
         Path | None,
         typer.Option(
-            "--coarse", metavar="SAV", help="Coarse outlines released apart from the data set."
+            "--coarse-file",
+            metavar="SAV",
+            help="Coarse outlines released apart from the data set.",
         ),
     ] = None,
     check: Annotated[
@@ -39,7 +41,7 @@ def dataset(
     """List the cases of a data set, what is missing and what is left out; or check all files."""
     from recontour.datasets import open_dataset
 
-    listing = open_dataset(name).list_cases(root, coarse=coarse)
+    listing = open_dataset(name).list_cases(root, coarse=coarse_file)
     found: list[CaseFound] | None = None
     if check:
         from recontour.datasets.checking import check_cases
