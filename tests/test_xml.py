@@ -252,6 +252,11 @@ def test_an_xml_outline_is_refined_and_comes_back_as_geojson(cli, scene, tmp_pat
     names = [f["properties"].get("name") for f in everything["features"]]
     assert names[: len(rings)] == [f"Annotation {n}" for n in range(len(rings))]
     assert read_annotation(tmp_path / "out" / "refined.geojson").regions[0].label == "Tumor"
+    # The published rule does not know "tumor" in lower case.
+    refused = cli("refine", scene.slide, coarse, "-o", tmp_path / "no", "--label-rule", "published",
+                  "--encoder", "colour", "--dry-run")  # fmt: skip
+    assert refused.code == 1
+    assert "--label-rule centre" in refused.err
 
 
 # The published label rule on rings as they came

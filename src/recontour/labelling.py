@@ -50,7 +50,7 @@ def label_outlines(
     """
     if rule != PUBLISHED or not annotation.rings:
         return label_patches(grid, regions, rule, exclusions=exclusions)
-    check_known(annotation)
+    _check_known(annotation)
     cut = _of_classes(annotation.rings, exclusions, inside=True)
     return label_published(grid, [_ring_set(annotation.rings, group, cut) for group in regions])
 
@@ -66,12 +66,22 @@ def known_regions(
     """
     if rule != PUBLISHED or not annotation.rings:
         return list(regions), []
-    check_known(annotation)
+    _check_known(annotation)
     known = {_class(ring.label) for ring in annotation.rings if ring.inside and ring.published}
-    return [r for r in regions if _class(r.label) in known], _passed_over(annotation)
+    return [r for r in regions if _class(r.label) in known], passed_over(annotation, rule)
 
 
-def check_known(annotation: Annotation) -> None:
+def passed_over(annotation: Annotation, rule: str) -> list[str]:
+    """A sentence for each group of rings that a label rule does not know, and leaves aside."""
+    if rule != PUBLISHED:
+        return []
+    return [
+        f"{annotation.source}: the published reader ignores {count} ring(s) of group '{group}'"
+        for group, count in _groups(annotation.rings, published=False)
+    ]
+
+
+def _check_known(annotation: Annotation) -> None:
     """Refuse a file in which the published rule knows no lesion.
 
     Raises
@@ -89,13 +99,6 @@ def check_known(annotation: Annotation) -> None:
         "nothing is left. Rename the groups in the file, or pass --label-rule centre, which knows "
         "them in any case"
     )
-
-
-def _passed_over(annotation: Annotation) -> list[str]:
-    return [
-        f"{annotation.source}: the published reader ignores {count} ring(s) of group '{group}'"
-        for group, count in _groups(annotation.rings, published=False)
-    ]
 
 
 def _groups(rings: Sequence[Ring], *, published: bool) -> list[tuple[str, int]]:

@@ -30,9 +30,9 @@ from recontour.grid import (
     check_sides,
     choose_cells,
     coverage,
-    label_patches,
     make_grid,
 )
+from recontour.labelling import label_outlines, passed_over
 from recontour.recipe import Recipe, Runtime
 from recontour.slides import frame_of, open_slide
 from recontour.tissue import TISSUE_RULES, find_tissue
@@ -113,6 +113,7 @@ def prepare(
         raise TissueError(f"{slide.id}: the excluded regions cover all of the tissue")
     grid = replace(lattice, rows=lattice.rows[kept], cols=lattice.cols[kept])
     tissue = polygonal(whole.difference(selection.excluded))
+    warnings += passed_over(coarse, recipe.label_rule)
     warnings += _check_on_tissue(drawn, whole)
     warnings += _check_coarser_than_cells(grid, drawn)
     work = Work(
@@ -125,7 +126,7 @@ def prepare(
         lattice=lattice,
         kept=kept,
         grid=grid,
-        labels=label_patches(grid, selection.regions, recipe.label_rule),
+        labels=label_outlines(grid, coarse, selection.regions, recipe.label_rule),
         encoder=encoder,
         warnings=tuple(warnings),
     )
