@@ -39,7 +39,7 @@ def count_cells(
 ) -> NDArray[np.float64]:
     """(K, G) weight of the cells of each coarse label nearest to each prototype."""
     flat = labels.astype(np.intp) * prototypes + nearest
-    counts: NDArray[np.float64] = np.bincount(flat, weights, classes * prototypes)
+    counts = np.bincount(flat, weights, classes * prototypes).astype(np.float64, copy=False)
     return counts.reshape(classes, prototypes)
 
 
