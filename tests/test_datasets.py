@@ -331,6 +331,8 @@ class TestFolder:
             ("fine/a.tif", ("a", "fine")),
             ("SLIDES/sub/a.ndpi", ("a", "slide")),
             ("a.geojson", None),
+            ("results/overview.png", None),
+            ("results/a.fine.geojson", None),
             ("a", None),
             ("readme.txt", None),
         ],

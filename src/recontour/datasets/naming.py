@@ -32,9 +32,13 @@ def read_name(path: Path, folder: Path) -> Named | None:
 
     `A.svs` is a slide; `A.fine.geojson`, `A.coarse.xml` and `A.coarse_quick.geojson.gz` are
     outlines of it, and so are `fine/A.geojson`, `coarse/A.geojson`, `coarse_quick/A.geojson` and
-    `coarse/quick/A.geojson`. None: neither a slide nor an outline.
+    `coarse/quick/A.geojson`. None: neither a slide nor an outline, or in a folder of another name,
+    as results are.
     """
-    place = _place(path.relative_to(folder).parts[:-1])
+    parts = path.relative_to(folder).parts[:-1]
+    if parts and not _FOLDER.fullmatch(parts[0]):
+        return None
+    place = _place(parts)
     stem, suffix = _split_suffix(path.name)
     role = _ROLE.fullmatch(stem)
     if role is not None and suffix in _OUTLINE_SUFFIXES:
