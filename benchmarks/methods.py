@@ -14,8 +14,8 @@ knn       exact neighbours (k = 5, every cell against all others of its slide) a
 mil       1,000 bags of LC-MIL, one model: one bag a step and 100 bags a step against the loop one
           would write, which runs every bag through the network twice (autograd, Adam).
 kmeans    `recontour.refiners.kmeans` against the faster of scikit-learn's two algorithms.
-refiners  fit and predict_proba of every registered refiner but those on VGG16; resident memory before
-          and at most (Linux only).
+refiners  fit and predict_proba of every registered refiner but those on VGG16;
+          resident memory before and at most (Linux only).
 """
 
 from __future__ import annotations
