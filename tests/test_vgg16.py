@@ -194,6 +194,7 @@ def test_missing_weights_say_what_to_get_and_where_to_put_it(
     answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "o", "--encoder", "vgg16")
     assert answer.code == 2
     assert "528 MB" in answer.err.replace("\n", " ")
+    assert json.loads(cli("doctor", "--format", "json").out)["vgg16_weights"] is None
 
 
 def test_a_file_that_was_named_and_is_not_there_is_named(
@@ -577,6 +578,24 @@ def test_too_few_cells_and_options_that_make_no_sense_are_refused(name: str) -> 
     if name == "deep_knn_vgg16":
         with pytest.raises(RefinerError, match="needs 5 labelled cells and has 4"):
             quick(name).fit([labelled])
+
+
+@pytest.mark.parametrize("name", ["lc_mil_vgg16", "deep_knn_vgg16"])
+def test_minutes_of_learning_show_how_far_they_are(name: str) -> None:
+    seen = []
+    method = quick(name)
+    method.progress = lambda *step: seen.append(step)
+    method.fit([conv_like(slide()[0])])
+    total = 40 if name == "lc_mil_vgg16" else 9
+    assert seen == [("fit", i + 1, total) for i in range(total)]
+
+
+@pytest.mark.parametrize("name", ["lc_mil_vgg16", "deep_knn_vgg16"])
+def test_what_learning_takes_is_told_before(name: str) -> None:
+    seconds, size = quick(name).expect(1000)
+    more, larger = quick(name, **({"n_seeds": 3} if name == "lc_mil_vgg16" else {})).expect(9000)
+    assert 0 < 2 * seconds < more
+    assert larger > size >= 3 * 4 * (392 * 64 + 64 * 64)  # weights and two moments
 
 
 # --- the whole path -------------------------------------------------------------------------

@@ -61,6 +61,8 @@ def refine_slide(
     patches = work.patch_set(features)
     with clock("learn"):
         runtime.progress("fit", 0, 1)
+        if hasattr(refiner, "progress"):
+            refiner.progress = runtime.progress
         probs = refiner.fit([patches]).predict_proba(patches)
         trust = check_labels(patches, seed=recipe.seed)
         runtime.progress("fit", 1, 1)

@@ -24,7 +24,7 @@ from recontour.preparation import (
 from recontour.recipe import Recipe, Runtime, digest
 from recontour.refiners import make_refiner
 from recontour.slides import open_slide
-from recontour.types import DenseEncoder, Encoder, PatchGrid
+from recontour.types import DenseEncoder, Encoder, PatchGrid, Refiner
 
 SCHEMA = "recontour.plan/1"
 SECONDS_A_CELL = 1.2e-4
@@ -43,13 +43,14 @@ def plan(
     RecontourError : whatever would stop the run before its first pixel is embedded
     """
     runtime = runtime or Runtime()
-    make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
+    refiner = make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
     with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
         work = prepare(opened, coarse, recipe, runtime)
         rules_for(recipe, work.grid)
         cost = estimate(work.lattice, work.encoder)
         key = cache_key(opened, work.lattice, work.encoder)
         missing = 1 - cached_windows(open_cache(runtime), key) / cost["windows"]
+        learning, learning_bytes = expected_learning(refiner, len(work.grid))
         embedding = missing * cost["pixels"] / pixels_per_second(work.encoder)
         return {
             "schema": SCHEMA,
@@ -57,16 +58,24 @@ def plan(
             "grid": describe_grid(work.choice, work.grid),
             "labels": work.label_counts,
             "expected": {
-                "seconds": embedding + SECONDS_A_CELL * len(work.grid),
+                "seconds": embedding + learning,
                 "seconds_embed": embedding,
                 "cached_share": 1 - missing,
                 "windows": cost["windows"],
                 "pixels": cost["pixels"],
-                "bytes": BASE_BYTES + cost["peak_bytes"],
+                "bytes": BASE_BYTES + cost["peak_bytes"] + learning_bytes,
             },
             "notes": list(work.selection.notes),
             "warnings": list(work.warnings),
         }
+
+
+def expected_learning(refiner: Refiner, cells: int) -> tuple[float, int]:
+    """(seconds, bytes) that learning from `cells` cells takes: as the refiner says, if it does."""
+    if hasattr(refiner, "expect"):
+        seconds, size = refiner.expect(cells)
+        return float(seconds), int(size)
+    return SECONDS_A_CELL * cells, 0
 
 
 def cached_windows(cache: FeatureCache | None, key: dict[str, Any]) -> int:
@@ -110,15 +119,17 @@ def export_features(path: Path, grid: PatchGrid, features: Features) -> None:
 
     Without `context` where the encoder gives none.
     """
-    views = {"cell": features.cell, "context": features.context}
+    views = {"cell": features.cell}
+    if features.context is not None:
+        views["context"] = features.context
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             centres=grid.centres,
             rows=grid.rows,
             cols=grid.cols,
-            **{name: values for name, values in views.items() if values is not None},
             stride_px=grid.stride,
             mpp=grid.mpp,
             mpp_embed=grid.mpp_embed,
+            **views,  # type: ignore[arg-type]  # numpy's stub takes it for allow_pickle
         )

@@ -300,6 +300,9 @@ class Refiner(Protocol):
     """Learns from coarse labels, answers with probabilities. Knows arrays only.
 
     May have `notes`, a tuple of sentences about its last fit: a run shows them as warnings.
+
+    One that learns for minutes may have `progress`, which is set before it is fitted, and
+    `expect(cells)`, which tells the seconds and bytes that learning takes (`--dry-run`).
     """
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> Refiner:

@@ -26,6 +26,7 @@ def doctor(device: o.Device = "auto", format: o.OutputFormat = o.Format.table) -
         found["encoder"] = _encoder(device)
     except (ImportError, OSError, RecontourError) as error:
         found["problems"].append(f"the encoder does not run: {error}")
+    found["vgg16_weights"] = _vgg16_weights()
     try:
         found["cache"] = _cache()
     except (OSError, RecontourError) as error:
@@ -61,6 +62,17 @@ def _encoder(device: str) -> dict[str, Any]:
     return {"identifier": encoder.identifier, "megapixels_per_s": 1024**2 / 1e6 / seconds}
 
 
+def _vgg16_weights() -> str | None:
+    """Where the weights of the papers' encoder are; None: nowhere, which is no problem."""
+    from recontour.vgg import WEIGHTS_VARIABLE, find_weights
+
+    given = os.environ.get(WEIGHTS_VARIABLE, "")
+    if given.startswith("random:"):
+        return given
+    path = find_weights(given or None)
+    return None if path is None else str(path)
+
+
 def _cache() -> dict[str, Any]:
     from recontour.cache import default_cache_dir
 
@@ -76,6 +88,8 @@ def _print(found: dict[str, Any]) -> None:
         rows.append(("speed", f"{encoder['megapixels_per_s']:.1f} Mpx/s"))
     if cache := found.get("cache"):
         rows.append(("cache", f"{cache['folder']} ({cache['free_bytes'] / 2**30:.0f} GiB free)"))
+    missing = "not found; only the encoder vgg16 needs them"
+    rows.append(("VGG16 weights", found["vgg16_weights"] or missing))
     rows += list(found["versions"].items())
     console.print_table("recontour doctor", rows)
     print("ready" if not found["problems"] else "not ready: " + "; ".join(found["problems"]))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recontour.devices import PRECISIONS, pick_device, pick_precision
+from recontour.devices import PRECISIONS, pick_precision
 from recontour.errors import RefinerError
 from recontour.refiners.attention_mil import probabilities
 from recontour.refiners.base import (
@@ -31,12 +31,14 @@ from recontour.refiners.fully_connected import (
     Linear,
     check_conv_features,
     check_finite,
+    choose_device,
+    expected_cost,
     new_generator,
     uniform_start,
 )
 from recontour.refiners.neighbours import nearest, unit_rows
 from recontour.refiners.same_cells import cell_keys, find_keys
-from recontour.types import PatchSet
+from recontour.types import PatchSet, Progress, no_progress
 from recontour.vgg import Vgg16Weights, load_vgg16
 
 NAME = "deep_knn_vgg16"
@@ -71,8 +73,12 @@ class DeepKnnVgg16:
     epochs, batch, lr, weight_decay : of Adam; the defaults are those of the paper's code
     precision : of the 4,096 numbers: "auto" (bf16 on CUDA and on CPUs that compute in it), "fp32"
         or "bf16". Learning is float32
-    device : "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:1", "mps"
+    device : "auto" (CUDA, else the CPU), "cpu", "cuda", "cuda:1", "mps"
     weights : see `recontour.vgg.load_vgg16`; None: those of the encoder
+
+    Attributes
+    ----------
+    progress : called as progress("fit", batches done, batches in all)
     """
 
     def __init__(
@@ -107,8 +113,9 @@ class DeepKnnVgg16:
         self.lr = lr
         self.weight_decay = weight_decay
         self.precision = precision
-        self.device = pick_device(device)
+        self.device = choose_device(device)
         self.weights = weights
+        self.progress: Progress = no_progress
         self._fit: _Fit | None = None
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> DeepKnnVgg16:
@@ -149,6 +156,7 @@ class DeepKnnVgg16:
         trust = cells.trust[known] / cells.trust[known].mean()
         with torch.inference_mode(False), torch.no_grad():
             model = LabelModel(rng, weights, len(cells.classes), settings, self.device)
+            done, steps = 0, -(-len(known) // self.batch)
             for _ in range(self.epochs):
                 order = rng.permutation(len(known))
                 for i in range(0, len(order), self.batch):
@@ -159,6 +167,8 @@ class DeepKnnVgg16:
                         torch.from_numpy(labels).to(self.device),
                         torch.from_numpy(trust[part].astype(np.float32)).to(self.device),
                     )
+                    done += 1
+                    self.progress("fit", done, self.epochs * steps)
         model.layers.forget_moments()
         return model
 
@@ -178,8 +188,17 @@ class DeepKnnVgg16:
         index, _ = nearest(queries, fit.references, self.k, exclude=itself, device=where)
         shares = votes(fit.labels[index], fit.trust[index], len(fit.classes))
         if self.majority:
-            return np.eye(len(fit.classes), dtype=np.float32)[shares.argmax(axis=1)]
+            shares = np.eye(len(fit.classes), dtype=np.float32)[shares.argmax(axis=1)]
         return shares
+
+    def expect(self, cells: int) -> tuple[float, int]:
+        """Seconds on one core and bytes for so many cells."""
+        pairs = load_vgg16(self.weights).fully_connected()[:-1]
+        steps = self.epochs * -(-cells // self.batch)
+        # A cell of a batch costs what it does in an answer three times: forward, and two gradients.
+        answers = cells * (1 + 3 * self.epochs)
+        seconds, size = expected_cost(pairs, steps=steps, answers=answers)
+        return seconds, size + 4 * cells * len(pairs[-1][1])
 
     def _embed(self, cells: Cells, layers: Layers) -> NDArray[np.float32]:
         """Unit rows, float32 (n, 4096)."""

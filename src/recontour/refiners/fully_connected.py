@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adam import adam
 
+from recontour.devices import pick_device
 from recontour.errors import RefinerError
 from recontour.refiners.base import Cells
 from recontour.vgg import Vgg16Weights
 
 DROPOUT = 0.5
+WEIGHT_NS = 2.2  # nanoseconds a weight and step takes one core; `benchmarks/vgg16.py`
+ANSWER_NS = 0.024  # a weight and cell
 TILE = 2**18  # weights whose gradient is made at a time on a CPU: 1 MB
 ROWS = 512  # cells a pass when all are answered: 51 MB of float32
 
@@ -194,6 +197,26 @@ def dropout(like: Tensor, generator: torch.Generator) -> Tensor:
     return kept.div_(1 - DROPOUT)
 
 
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA, else the CPU.
+
+    Raises
+    ------
+    UsageError : there is no such device here
+    """
+    return pick_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
+
+
+def expected_cost(
+    pairs: Sequence[tuple[Tensor, Tensor]], *, steps: int, answers: int, models: int = 1
+) -> tuple[float, int]:
+    """(seconds on one core, bytes) that `steps` steps and `answers` cells take, for `--dry-run`."""
+    weights = sum(weight.numel() for weight, _ in pairs)
+    seconds = weights * 1e-9 * (steps * WEIGHT_NS + answers * ANSWER_NS)
+    # While the last model learns: its two moments, and every model's weights.
+    return models * seconds, 4 * weights * (models + 2)
+
+
 def new_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
     """A generator of torch's that `rng` seeds."""
     return torch.Generator(device).manual_seed(int(rng.integers(2**31)))
@@ -242,7 +265,7 @@ def check_finite(cells: Cells) -> None:
                     )
 
 
-def _finite(x: NDArray[np.floating]) -> bool:  # type: ignore[type-arg]
+def _finite(x: NDArray[np.floating]) -> bool:
     if x.dtype == np.float16:
         # All exponent bits set: several times as fast as asking numpy, which converts each number.
         return not bool(((x.view(np.uint16) & 0x7C00) == 0x7C00).any())

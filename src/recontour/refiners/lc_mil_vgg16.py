@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recontour.devices import PRECISIONS, pick_device, pick_precision
+from recontour.devices import PRECISIONS, pick_precision
 from recontour.refiners.attention_mil import focal_slope, probabilities
 from recontour.refiners.base import (
     Cells,
@@ -29,11 +29,13 @@ from recontour.refiners.fully_connected import (
     Linear,
     check_conv_features,
     check_finite,
+    choose_device,
+    expected_cost,
     new_generator,
     uniform_start,
 )
 from recontour.refiners.lc_mil import draw_bags
-from recontour.types import PatchSet
+from recontour.types import PatchSet, Progress, no_progress
 from recontour.vgg import Vgg16Weights, load_vgg16
 
 NAME = "lc_mil_vgg16"
@@ -63,8 +65,12 @@ class LcMilVgg16:
     published_dropout : the published code leaves dropout on when it answers
     precision : of answering all cells: "auto" (bf16 on CUDA and on CPUs that compute in it),
         "fp32" or "bf16". Learning is float32: on 20 cells it waits for memory, not arithmetic
-    device : "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:1", "mps"
+    device : "auto" (CUDA, else the CPU), "cpu", "cuda", "cuda:1", "mps"
     weights : see `recontour.vgg.load_vgg16`; None: those of the encoder
+
+    Attributes
+    ----------
+    progress : called as progress("fit", bags done, bags in all)
     """
 
     def __init__(
@@ -115,8 +121,9 @@ class LcMilVgg16:
         self.n_seeds = n_seeds
         self.published_dropout = published_dropout
         self.precision = precision
-        self.device = pick_device(device)
+        self.device = choose_device(device)
         self.weights = weights
+        self.progress: Progress = no_progress
         self._fit: tuple[tuple[str, ...], int, tuple[BagModel, ...]] | None = None
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> LcMilVgg16:
@@ -138,10 +145,13 @@ class LcMilVgg16:
             model = BagModel(
                 rng, weights, self.attention, len(cells.classes), settings, self.device
             )
+            done = i * self.bags
             for block in draw_bags(rng, cells, self.bags, self.blocks, self.bag_length):
                 for cut, _, sides in block.steps(1):
                     x = torch.from_numpy(cells.rows(block.index[cut])).to(self.device)
                     model.learn(x, torch.from_numpy(sides).to(self.device), self.focal_gamma)
+                    done += 1
+                    self.progress("fit", done, self.n_seeds * self.bags)
                 settings.lr *= 0.5
         model.forget_moments()
         return model
@@ -160,7 +170,13 @@ class LcMilVgg16:
             with torch.no_grad():
                 for rows, x in cells.chunks(ROWS):
                     total[rows] += answer(torch.from_numpy(x)).cpu().numpy()
-        return total / np.maximum(total.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        total /= total.sum(axis=1, keepdims=True)
+        return total
+
+    def expect(self, cells: int) -> tuple[float, int]:
+        """Seconds on one core and bytes for so many cells."""
+        pairs = load_vgg16(self.weights).fully_connected()
+        return expected_cost(pairs, steps=self.bags, answers=cells, models=self.n_seeds)
 
     def _dropout(self, i: int) -> torch.Generator | None:
         if not self.published_dropout:
