@@ -11,7 +11,7 @@ from typing import Any
 
 from recontour.benchmark.records import Record, Results
 from recontour.benchmark.scoring import METRICS
-from recontour.benchmark.spec import COARSE, ORACLE, OutlineSpec, Plan
+from recontour.benchmark.spec import COARSE, ORACLE, Plan
 from recontour.files import write_text
 from recontour.metrics.cells import Confusion, mean
 
@@ -75,15 +75,14 @@ class Data:
     runs : in the order of case, encoder, outline, repeat and method
     failed : records of runs that failed
     states : what is known of each case
-    listing : what the data set itself misses or leaves out
-    expected : runs that the plan asks for on the cases that take part
+    about : what the data set itself misses or leaves out, notes, versions
     """
 
     plan: Plan
     runs: tuple[Run, ...]
     failed: tuple[Record, ...]
     states: tuple[Record, ...]
-    listing: Mapping[str, Any]
+    about: Mapping[str, Any]
 
     @property
     def encoders(self) -> list[str]:
@@ -134,7 +133,7 @@ def load(results: Results) -> Data:
     rank = _ranks(plan)
     runs.sort(key=lambda r: rank(r.case, r.encoder, r.outline, r.seed, r.method))
     failed.sort(key=lambda r: rank(r["case"], r["encoder"], r["outline"], r["seed"], r["method"]))
-    return Data(plan, tuple(runs), tuple(failed), tuple(states), results.listing())
+    return Data(plan, tuple(runs), tuple(failed), tuple(states), results.about())
 
 
 def values(
@@ -278,10 +277,3 @@ def _ranks(plan: Plan) -> Callable[[str, str, str, int, str], tuple[Any, ...]]:
 
 def _of_kind(kind: str) -> Callable[[Run], bool]:
     return lambda run: run.outline == kind and not run.drawn
-
-
-def simulated_as_published(spec: OutlineSpec | None, run: Run) -> bool:
-    """Whether an outline is of the kind that the papers simulate: made so here, or released."""
-    if run.drawn:
-        return False
-    return spec.kind == "published" if spec is not None and spec.simulated else True

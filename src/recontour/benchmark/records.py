@@ -35,9 +35,9 @@ from recontour.files import write_text
 
 SCHEMA = "recontour.benchmark/1"
 LOCK = ".recontour.lock"
-PLAN, LISTING = "plan.json", "listing.json"
+PLAN, ABOUT = "plan.json", "about.json"
 KEPT = ("cases", "coarse", "runs", "maps", "tables", "figures")
-FILES = (PLAN, LISTING, "runs.csv", "per_class.csv", "seconds.csv", "report.html")
+FILES = (PLAN, ABOUT, "runs.csv", "per_class.csv", "seconds.csv", "report.html")
 
 Record = dict[str, Any]
 
@@ -159,13 +159,13 @@ class Results:
         found = [_read(path) for path in (self.folder / "cases").glob("*.json")]
         return sorted((s for s in found if "case" in s), key=lambda s: str(s["case"]))
 
-    def write_listing(self, listing: Mapping[str, Any]) -> None:
-        """Keep what the data set itself left out or misses."""
-        write_text(self.folder / LISTING, json.dumps(listing, indent=1, ensure_ascii=False) + "\n")
+    def write_about(self, about: Mapping[str, Any]) -> None:
+        """Keep what the data set misses or leaves out itself, notes, and versions."""
+        write_text(self.folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
-    def listing(self) -> Record:
-        """What `write_listing` kept."""
-        return _read(self.folder / LISTING)
+    def about(self) -> Record:
+        """What `write_about` kept."""
+        return _read(self.folder / ABOUT)
 
     def case_file(self, case: str, suffix: str) -> Path:
         """Where a file of a case lies."""

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -57,7 +57,8 @@ def run_benchmark(
     jobs: int = 1,
     overwrite: bool = False,
     skip_missing: bool = False,
-    finish: Callable[[Results], None] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    finish: Callable[[Results], object] | None = None,
 ) -> Outcome:
     """Run all that `plan` asks for and `out` does not hold yet.
 
@@ -67,6 +68,7 @@ def run_benchmark(
         and repeats may be added to it, and a killed run goes on
     jobs : processes, one case each; the cores are shared out among them
     skip_missing : go on without the cases whose files are missing
+    facts : `notes` and `versions` for the report
     finish : called at the end, while the folder is still held
 
     Raises
@@ -79,6 +81,8 @@ def run_benchmark(
     check_cases(plan, listing, skip_missing=skip_missing)
     results = Results(out)
     with results.claim(plan, overwrite=overwrite) as joined:
+        about = {"missing": listing.missing, "left_out": listing.left_out, **(facts or {})}
+        results.write_about(about)
         counter = _Counter(plan, listing.cases, runtime.progress)
         if jobs == 1:
             for case in listing.cases:
@@ -90,7 +94,6 @@ def run_benchmark(
         counter.begin_pool()
         run_pooled(plan, listing.cases, results, runtime, counter.add)
         counter.end()
-        note_absent(results, listing)
         outcome = Outcome(
             joined,
             tuple(failures(plan, listing.cases, results)),
@@ -131,11 +134,6 @@ def _check_outline(spec: OutlineSpec, known: Sequence[str]) -> None:
     if spec.kind == DRAWN:
         raise UsageError("no outline comes with the cases; name a simulated kind with --coarse")
     raise UnknownNameError.of("coarse outline", spec.kind, [*KINDS, *known])
-
-
-def note_absent(results: Results, listing: Listing) -> None:
-    """Keep what the data set itself left out or misses, for the report."""
-    results.write_listing({"missing": listing.missing, "left_out": listing.left_out})
 
 
 def _left_out(results: Results, cases: Sequence[Case]) -> Iterator[str]:

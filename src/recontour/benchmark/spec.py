@@ -185,11 +185,18 @@ class Plan:
         )
 
 
-def parse_methods(texts: Sequence[str]) -> tuple[tuple[MethodSpec, ...], tuple[str, ...]]:
+def parse_methods(
+    texts: Sequence[str], recipe: Recipe | None = None
+) -> tuple[tuple[MethodSpec, ...], tuple[str, ...]]:
     """The methods that `--methods` names, and sentences for the user.
 
     `all` stands for every registered refiner but identity and the VGG16 presets, `ablation` for
-    the five rows of the prototype paper's ablation. `logistic` is always among them.
+    the five rows of the prototype paper's ablation, fitted on all slides together. `logistic` is
+    always among them.
+
+    Parameters
+    ----------
+    recipe : the method it names has its options where it is named without any
 
     Raises
     ------
@@ -205,8 +212,13 @@ def parse_methods(texts: Sequence[str]) -> tuple[tuple[MethodSpec, ...], tuple[s
             found += ablation()
         else:
             found.append(parse_method(text))
-    found = _without_repeats(found)
     notes = []
+    if recipe is not None and recipe.method_options:
+        for i, method in enumerate(found):
+            if method.name == recipe.method and not method.options:
+                found[i] = replace(method, options=dict(recipe.method_options))
+                notes.append(f"{method.label} runs with {_said(recipe.method_options)}")
+    found = _without_repeats(found)
     if not any(m.name == BASELINE and not m.options and not m.pooled for m in found):
         found.insert(0, MethodSpec(BASELINE, BASELINE))
         notes.append(
@@ -234,7 +246,7 @@ def parse_method(text: str) -> MethodSpec:
         raise UsageError(f"{text}: pooled is true or false, not {pooled!r}")
     label = str(options.pop("as", ""))
     encoder = str(options.pop("on", ""))
-    said = ",".join(f"{key}={json.dumps(value)}" for key, value in options.items())
+    said = _said(options)
     label = label or name + (f":{said}" if said else "") + (" (pooled)" if pooled else "")
     return MethodSpec(label, name, options, pooled, encoder)
 
@@ -262,8 +274,7 @@ def parse_outlines(
         given = dict(simulation or {})
         if given.pop("kind", "published") == kind and given and not options:
             options, label = given, label or kind
-            said = ", ".join(f"{key} {value}" for key, value in given.items())
-            notes.append(f"outlines {kind!r} are simulated with {said}, as in the paper")
+            notes.append(f"outlines {kind!r} are simulated with {_said(given)}, as in the paper")
         if options and kind not in KINDS:
             raise UsageError(f"{text}: only simulated outlines ({', '.join(KINDS)}) have options")
         if options:
@@ -272,7 +283,7 @@ def parse_outlines(
             except TypeError as error:
                 known = ", ".join(Severity.__dataclass_fields__)
                 raise UsageError(f"{text}: a severity is one of {known}") from error
-        said = ",".join(f"{key}={json.dumps(value)}" for key, value in options.items())
+        said = _said(options)
         found.append(OutlineSpec(label or kind + (f":{said}" if said else ""), kind, options))
     found = _without_repeats(found)
     labels = [o.label for o in found]
@@ -322,9 +333,12 @@ def is_drawn(name: str) -> bool:
 
 
 def ablation() -> list[MethodSpec]:
-    """The five rows of the prototype paper's ablation table, from the labels alone to the whole."""
+    """The five rows of the prototype paper's ablation table, from the labels alone to the whole.
+
+    Pooled: of one slide alone, global prototypes are its local ones.
+    """
     return [
-        MethodSpec(f"prototype {'+' if i else ''}{row}", "prototype", {"ablation": row})
+        MethodSpec(f"prototype {'+' if i else ''}{row}", "prototype", {"ablation": row}, True)
         for i, row in enumerate(ABLATION)
     ]
 
@@ -341,6 +355,13 @@ def _parse(text: str, what: str) -> tuple[str, dict[str, Any]]:
         except ValueError:
             options[key.replace("-", "_")] = value
     return name, options
+
+
+def _said(options: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return ",".join(f"{key}={text(value)}" for key, value in options.items())
 
 
 def _without_repeats(specs: list[Any]) -> list[Any]:

@@ -17,6 +17,7 @@ STAGES = {
     "trace": "Tracing",
     "write": "Writing",
     "generate": "Generating a slide",
+    "benchmark": "Runs",
     "check": "Checking",
 }
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from recontour import __version__
 from recontour.cli import (
+    benchmark,
     cache,
     dataset,
     demo,
@@ -23,6 +24,7 @@ from recontour.cli import (
     info,
     presets,
     refine,
+    report,
     simulate,
 )
 from recontour.errors import RecontourError
@@ -75,6 +77,10 @@ app.command("embed", short_help="Embed a slide ahead of time, into the cache.")(
 app.command("doctor", short_help="Check the installation, and its speed.")(doctor.doctor)
 app.command("demo", short_help="Refine a generated slide whose truth is known.")(demo.demo)
 app.command("dataset", short_help="Look at the files of a data set.")(dataset.dataset)
+app.command("benchmark", short_help="Compare methods on many slides and outlines.")(
+    benchmark.benchmark
+)
+app.command("report", short_help="Make the report of a benchmark again.")(report.report)
 app.command("presets", short_help="Show the settings of the papers.")(presets.presets)
 app.add_typer(cache.app, name="cache")
 
