@@ -113,7 +113,7 @@ def sort_outlines(
         groups=groups,
         cut=tuple(cut),
         left_out=tuple(left_out),
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

@@ -13,7 +13,8 @@ def format_table(evaluation: Evaluation) -> str:
     lines = [
         f"{evaluation.slide_id}: {', '.join(evaluation.classes[1:])}; "
         f"{evaluation.n_cells:,} cells of {evaluation.cell_px} px ({evaluation.cells}), "
-        f"label rule {evaluation.label_rule}",
+        f"label rule {evaluation.label_rule}"
+        + (f", post-processing {evaluation.postprocess}" if evaluation.postprocess else ""),
         "",
     ]
     several = len(evaluation.classes) > 2
