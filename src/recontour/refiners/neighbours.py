@@ -14,7 +14,7 @@ DEVICES = ("auto", "cpu", "cuda")
 TIE = 2.0**-20
 MEMORY = 256 << 20  # bytes of maxima held at a time
 TILE = 1024  # queries and references a product: its result is still in the cache when reduced
-GROUP = 32  # references that share one maximum
+GROUP = 32  # references that share one maximum, at least; TILE is a multiple
 
 
 def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -34,10 +34,11 @@ def nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k nearest references of each query by cosine, which on unit rows is by distance.
 
-    Every pair is compared. Products are reduced to one maximum for each `GROUP` references while
-    they are in the cache, and not kept; the groups with the largest maxima hold the nearest, so
-    only those are multiplied again and looked into. Where queries and references are one and the
-    same array, half of the products are enough.
+    Every pair is compared, however many there are. Products are reduced to one maximum for each
+    group of references while they are in the cache, and not kept; the groups with the largest
+    maxima hold the nearest, so only those are multiplied again and looked into. Where queries and
+    references are one and the same array, half of the products are enough (up to 260,000 rows).
+    There is no approximate variant, which would miss some: the cells of a slide are few enough.
 
     Cosines closer than `TIE` are equal, because float32 cannot tell them apart: of equal ones the
     lower index is nearer.
@@ -65,7 +66,8 @@ def nearest(
     if not 1 <= k <= n - excluding:
         raise ValueError(f"{k} neighbours wanted of {n - excluding}")
     place = choose_device(device)
-    groups = -(-n // GROUP)
+    size = _group_size(n) if queries is references else GROUP
+    groups = -(-n // size)
     rows = max(1, MEMORY // (4 * groups))  # queries a pass
     index = np.empty((m, k), np.int64)
     cosine = np.empty((m, k), np.float32)
@@ -79,9 +81,12 @@ def nearest(
             if exclude is not None:
                 skip = torch.from_numpy(exclude[i:end]).to(place)
             # One group more for what is excluded, and one to see whether the last has equals.
-            best = _maxima(theirs, ours).topk(min(k + 2, groups)).indices
-            found, value = _among(theirs, ours, best, k, skip)
-            index[i:end], cosine[i:end] = found.cpu().numpy(), value.cpu().numpy()
+            best = _maxima(theirs, ours, size).topk(min(k + 2, groups)).indices
+            few = max(1, MEMORY // 4 // (4 * size * best.shape[1]))
+            for part in torch.split(torch.arange(end - i, device=place), few):
+                found, value = _among(theirs[part], ours, best[part], size, k, skip[part])
+                here = slice(i + int(part[0]), i + int(part[-1]) + 1)
+                index[here], cosine[here] = found.cpu().numpy(), value.cpu().numpy()
     return index, cosine
 
 
@@ -101,47 +106,55 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _maxima(queries: Tensor, references: Tensor) -> Tensor:
-    """(m, groups) the largest product of each query with each group of references."""
+def _group_size(n: int) -> int:
+    """References that share one maximum, so that those of n queries fit into memory at once."""
+    size = GROUP
+    while 4 * n * -(-n // size) > MEMORY and size < TILE:
+        size *= 2
+    return size
+
+
+def _maxima(queries: Tensor, references: Tensor, size: int) -> Tensor:
+    """(m, groups) the largest product of each query with each `size` references."""
     m, n = len(queries), len(references)
     same = queries is references
-    maxima = torch.empty((m, -(-n // GROUP)), device=queries.device)
+    maxima = torch.empty((m, -(-n // size)), device=queries.device)
     for i in range(0, m, TILE):
         a = queries[i : i + TILE]
         for j in range(i if same else 0, n, TILE):
             tile = torch.mm(a, references[j : j + TILE].T)
-            here = slice(j // GROUP, -(-min(j + TILE, n) // GROUP))
-            maxima[i : i + TILE, here] = _reduced(tile)
+            here = slice(j // size, -(-min(j + TILE, n) // size))
+            maxima[i : i + TILE, here] = _reduced(tile, size)
             if same and j > i:
-                here = slice(i // GROUP, (i + TILE) // GROUP)
-                maxima[j : j + TILE, here] = tile.view(TILE // GROUP, GROUP, -1).amax(1).T
+                here = slice(i // size, (i + TILE) // size)
+                maxima[j : j + TILE, here] = tile.view(TILE // size, size, -1).amax(1).T
     return maxima
 
 
-def _reduced(tile: Tensor) -> Tensor:
-    """Maxima of `GROUP` columns each; the last group may have fewer."""
-    full = tile.shape[1] // GROUP * GROUP
-    maxima: Tensor = tile[:, :full].view(len(tile), full // GROUP, GROUP).amax(2)
+def _reduced(tile: Tensor, size: int) -> Tensor:
+    """Maxima of `size` columns each; the last group may have fewer."""
+    full = tile.shape[1] // size * size
+    maxima: Tensor = tile[:, :full].view(len(tile), full // size, size).amax(2)
     if full == tile.shape[1]:
         return maxima
     return torch.cat([maxima, tile[:, full:].amax(1, keepdim=True)], 1)
 
 
 def _among(
-    queries: Tensor, references: Tensor, groups: Tensor, k: int, skip: Tensor
+    queries: Tensor, references: Tensor, groups: Tensor, size: int, k: int, skip: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The k nearest of each query among its `groups` (m, g), `skip` (m,) left out."""
     n = len(references)
-    products = torch.full((len(queries), groups.shape[1], GROUP), -torch.inf, device=queries.device)
+    products = torch.full((len(queries), groups.shape[1], size), -torch.inf, device=queries.device)
     order = groups.flatten().argsort(stable=True)
-    ends = torch.bincount(groups.flatten(), minlength=-(-n // GROUP)).cumsum(0).tolist()
+    ends = torch.bincount(groups.flatten(), minlength=-(-n // size)).cumsum(0).tolist()
     start = 0
     for group, end in enumerate(ends):
         query, slot = order[start:end] // groups.shape[1], order[start:end] % groups.shape[1]
-        members = references[group * GROUP : (group + 1) * GROUP]
+        members = references[group * size : (group + 1) * size]
         products[query, slot, : len(members)] = torch.mm(queries[query], members.T)
         start = end
-    column = groups[:, :, None] * GROUP + torch.arange(GROUP, device=groups.device)
+    column = groups[:, :, None] * size + torch.arange(size, device=groups.device)
     products.masked_fill_(column == skip[:, None, None], -torch.inf)
     value, position = products.flatten(1).topk(min(k + 1, products[0].numel()))
     index = column.flatten(1).gather(1, position)
