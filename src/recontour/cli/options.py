@@ -36,7 +36,8 @@ Method: TypeAlias = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Refiner: lc_mil, logistic, prototype, deep_knn, pencil, identity.",
+        help="Refiner: lc_mil, logistic, prototype, deep_knn, pencil, identity; with --encoder vgg16 "
+        "also lc_mil_vgg16, deep_knn_vgg16.",
         rich_help_panel=REFINING,
     ),
 ]
@@ -52,7 +53,7 @@ MethodOption: TypeAlias = Annotated[
 EncoderName: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--encoder", help="Encoder: efficientnet_lite0 or colour.", rich_help_panel=REFINING
+        "--encoder", help="Encoder: efficientnet_lite0, colour or vgg16.", rich_help_panel=REFINING
     ),
 ]
 Classes: TypeAlias = Annotated[
