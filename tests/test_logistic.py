@@ -30,6 +30,19 @@ def test_is_scikit_learns_balanced_logistic_regression(k: int, inverse_l2: float
     np.testing.assert_allclose(found, expected.predict_proba(x), atol=1e-3)
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_many_features_give_the_same_answer_the_other_way(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches, _ = slide(k=k, noise=0.3)
+    mixed = patches.features @ np.random.default_rng(0).normal(size=(12, 300))
+    wide = dataclasses.replace(patches, features=np.maximum(mixed, 0).astype(np.float32))
+    expected = Logistic().fit([wide]).predict_proba(wide)
+    monkeypatch.setattr("recontour.refiners.logistic.WIDE", 100)
+    found = Logistic().fit([wide]).predict_proba(wide)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
 def test_copies_of_a_feature_do_no_harm() -> None:
     patches, truth = slide()
     copied = dataclasses.replace(patches, features=np.tile(patches.features, (1, 60)))

@@ -23,6 +23,8 @@ from recontour.refiners.base import (
 )
 from recontour.types import PatchSet
 
+WIDE = 4096  # features; beyond, their products among one another are too many to solve for
+
 
 class Logistic:
     """Class-balanced multinomial logistic regression on z-scored features.
@@ -35,7 +37,8 @@ class Logistic:
 
     Solved by L-BFGS after a change of basis by the Cholesky factor of the bound on the Hessian of
     Böhning & Lindsay (1988), ½ XᵀSX + I / inverse_l2, which takes a dozen passes over the cells
-    where plain L-BFGS takes hundreds.
+    where plain L-BFGS takes hundreds. Of more than 4,096 features (VGG16) only the diagonal of the
+    bound is used.
 
     Parameters
     ----------
@@ -91,7 +94,6 @@ class Logistic:
         k: int,
     ) -> NDArray[np.float64]:
         """(d + 1, K) weights, the last row the bias."""
-        from scipy.linalg import cholesky, solve_triangular
         from scipy.optimize import minimize
 
         n, dim = x.shape
@@ -99,19 +101,10 @@ class Logistic:
         # Two columns of weights share what scikit-learn puts into one: half the squared norm.
         penalty = np.full(dim + 1, (2 if k == 2 else 1) / self.inverse_l2)
         penalty[-1] = 0.0  # the bias is free
-        hessian = np.zeros((dim + 1, dim + 1))
-        for i in range(0, n, CHUNK):
-            root = x[i : i + CHUNK] * np.sqrt(sample[i : i + CHUNK, None])
-            hessian[:dim, :dim] += root.T @ root
-        hessian[-1, :dim] = hessian[:dim, -1] = sample @ x
-        hessian[-1, -1] = sample.sum(dtype=np.float64)
-        hessian *= 0.5
-        # Only a change of basis: the small ridge lets the factor exist for any features.
-        hessian[np.diag_indices(dim + 1)] += penalty + 1e-6 * np.trace(hessian) / (dim + 1)
-        factor = cholesky(hessian)  # upper: hessian = factorᵀ factor
+        basis = _Diagonal(x, sample, penalty) if dim > WIDE else _Cholesky(x, sample, penalty)
 
         def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            weights = solve_triangular(factor, flat.reshape(dim + 1, k))
+            weights = basis.weights(flat.reshape(dim + 1, k))
             scores = x @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
             top = scores.max(axis=1, keepdims=True)
             scores -= top
@@ -123,16 +116,71 @@ class Logistic:
             gradient = np.concatenate([x.T @ error, error.sum(axis=0, keepdims=True)])
             gradient = gradient + penalty[:, None] * weights
             value += 0.5 * float(np.sum(penalty[:, None] * weights**2))
-            return value, solve_triangular(factor, gradient, trans="T").ravel()
+            return value, basis.slope(gradient).ravel()
 
         start = np.zeros((dim + 1) * k)
         # float32 sums make smaller steps meaningless, and the labels are unchanged long before.
         options = {"maxiter": self.max_iter, "ftol": 1e-7, "gtol": 1e-4}
         found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
-        weights: NDArray[np.float64] = solve_triangular(factor, found.x.reshape(dim + 1, k))
+        weights = basis.weights(found.x.reshape(dim + 1, k))
         if not np.isfinite(weights).all():
             raise RefinerError("logistic regression did not converge; are the features usable?")
         return weights
+
+
+class _Cholesky:
+    """The basis in which the bound on the Hessian is the identity."""
+
+    def __init__(
+        self, x: NDArray[np.float32], sample: NDArray[np.float32], penalty: NDArray[np.float64]
+    ) -> None:
+        from scipy.linalg import cholesky
+
+        n, dim = x.shape
+        hessian = np.zeros((dim + 1, dim + 1))
+        for i in range(0, n, CHUNK):
+            root = x[i : i + CHUNK] * np.sqrt(sample[i : i + CHUNK, None])
+            hessian[:dim, :dim] += root.T @ root
+        hessian[-1, :dim] = hessian[:dim, -1] = sample @ x
+        hessian[-1, -1] = sample.sum(dtype=np.float64)
+        hessian *= 0.5
+        # Only a change of basis: the small ridge lets the factor exist for any features.
+        hessian[np.diag_indices(dim + 1)] += penalty + 1e-6 * np.trace(hessian) / (dim + 1)
+        self._factor = cholesky(hessian)  # upper: hessian = factorᵀ factor
+
+    def weights(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(d + 1, K) in this basis -> the weights."""
+        from scipy.linalg import solve_triangular
+
+        found: NDArray[np.float64] = solve_triangular(self._factor, flat)
+        return found
+
+    def slope(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Gradient by the weights -> by the numbers in this basis."""
+        from scipy.linalg import solve_triangular
+
+        found: NDArray[np.float64] = solve_triangular(self._factor, gradient, trans="T")
+        return found
+
+
+class _Diagonal:
+    """The basis in which the diagonal of the bound on the Hessian is 1."""
+
+    def __init__(
+        self, x: NDArray[np.float32], sample: NDArray[np.float32], penalty: NDArray[np.float64]
+    ) -> None:
+        bound = penalty.copy()
+        bound[:-1] += 0.5 * np.einsum("i,ij,ij->j", sample, x, x)
+        bound[-1] += 0.5 * sample.sum(dtype=np.float64)
+        self._scale = (1 / np.sqrt(bound))[:, None]
+
+    def weights(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(d + 1, K) in this basis -> the weights."""
+        return flat * self._scale
+
+    def slope(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Gradient by the weights -> by the numbers in this basis."""
+        return gradient * self._scale
 
 
 def _labelled(
