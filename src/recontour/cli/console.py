@@ -19,6 +19,7 @@ STAGES = {
     "generate": "Generating a slide",
     "benchmark": "Runs",
     "check": "Checking",
+    "tune": "Trying options",
 }
 
 

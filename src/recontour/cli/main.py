@@ -26,6 +26,7 @@ from recontour.cli import (
     refine,
     report,
     simulate,
+    tune,
 )
 from recontour.errors import RecontourError
 
@@ -72,6 +73,7 @@ def _root(
 app.command("refine", short_help="Refine a coarse outline on a slide: the main job.")(refine.refine)
 app.command("evaluate", short_help="Compare an outline with the truth.")(evaluate.evaluate)
 app.command("simulate", short_help="Make coarse outlines from fine ones.")(simulate.simulate)
+app.command("tune", short_help="Choose a method's options without the truth.")(tune.tune)
 app.command("info", short_help="Show what a slide's file says.")(info.info)
 app.command("embed", short_help="Embed a slide ahead of time, into the cache.")(embed.embed)
 app.command("doctor", short_help="Check the installation, and its speed.")(doctor.doctor)
