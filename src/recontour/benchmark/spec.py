@@ -22,6 +22,8 @@ COARSE, ORACLE, BASELINE = "coarse", "oracle", "logistic"
 """In every table: the outline itself, a model that saw the truth, and a plain linear model."""
 DRAWN = "drawn"
 """Every outline that comes with a case and was drawn by hand."""
+WITHOUT_CHANCE = ("published", "generous", "tight")
+"""Kinds of simulated outline that no seed changes, unless the lesion is cut first."""
 VGG = "vgg16"
 """Methods that carry this in their name run on encoders that do."""
 
@@ -89,8 +91,8 @@ class OutlineSpec:
 
     def outline_seed(self, seed: int) -> int:
         """The seed of the outline in repeat `seed`: always 0 where chance has no part in it."""
-        by_chance = self.simulated and (self.kind != "published" or self.severity.get("cut", 0) > 0)
-        return seed if by_chance else 0
+        by_chance = self.kind not in WITHOUT_CHANCE or self.severity.get("cut", 0) > 0
+        return seed if self.simulated and by_chance else 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
