@@ -24,8 +24,8 @@ from recontour.refiners.head import Head, predict, standard_rows
 from recontour.types import PatchSet
 
 LABEL_START = 10.0  # the logit of the given class at the start, that of the others being 0
+LEAST_DRAWS = 2000  # an epoch: with fewer cells its steps would be too few to learn from
 LABEL_BATCH = 128  # the batch that the paper's λ belongs to
-MOMENTUM = 0.9
 
 
 class Pencil:
@@ -50,17 +50,19 @@ class Pencil:
 
     Departures: the classifier sits on standardised features of a frozen encoder; every batch holds
     as many cells of one given class as of any other, so that both sides of an outline count alike;
-    an epoch is as many draws as there are labelled cells. Trust weighs a cell's share in the
-    gradient of the classifier, and α: a label that is trusted less gives way sooner. Unlabelled
-    cells take no part. The classifier answers, for every cell.
+    an epoch is as many draws as there are labelled cells, 2,000 at least; there is no momentum.
+    Trust weighs a cell's share in the gradient of the classifier, and α: a label that is trusted
+    less gives way sooner. Unlabelled cells take no part. The classifier answers, for every cell.
 
     Parameters
     ----------
     epochs_1, epochs_2, epochs_3 : of the three stages. The paper's 70, 130 and 120 are for deep
         networks; on features that are learned already fewer do, and labels learned by heart are
         not put right
-    lr : of stages 1 and 2 and of the first third of stage 3; stochastic gradient descent with
-        momentum 0.9
+    lr : of stages 1 and 2 and of the first third of stage 3, by stochastic gradient descent
+    momentum : of the descent. The published code has 0.9, ten times the way in a step: on features
+        that are learned already, stage 1 then learns the outline by heart, wrong labels included,
+        and there is nothing left that contradicts a label
     alpha : how strongly a label is held at what was given. The paper's 0.4 is for a hundred
         thousand images and mostly right labels; 0.1 lets go of the wrong ones of an outline
     beta : how strongly the classifier is made to decide
@@ -85,6 +87,7 @@ class Pencil:
         epochs_2: int = 30,
         epochs_3: int = 40,
         lr: float = 0.01,
+        momentum: float = 0.0,
         alpha: float = 0.1,
         beta: float = 0.1,
         label_lr: float = 600.0,
@@ -101,6 +104,7 @@ class Pencil:
         for name, value in (("batch", batch), ("hidden", hidden)):
             require(whole(value, 1), name, value, "a whole number of at least 1")
         require(number(lr, 0, above=True), "lr", lr, "a number above 0")
+        require(number(momentum, 0) and momentum < 1, "momentum", momentum, "0 or more, below 1")
         for name, amount in (
             ("alpha", alpha),
             ("beta", beta),
@@ -115,6 +119,7 @@ class Pencil:
         self.epochs_2 = epochs_2
         self.epochs_3 = epochs_3
         self.lr = lr
+        self.momentum = momentum
         self.alpha = alpha
         self.beta = beta
         self.label_lr = label_lr
@@ -158,7 +163,7 @@ class Pencil:
         sgd = torch.optim.SGD(
             [head.parameters],
             lr=self.lr,
-            momentum=MOMENTUM,
+            momentum=self.momentum,
             weight_decay=self.weight_decay,
             fused=True,
         )
@@ -166,7 +171,7 @@ class Pencil:
         labels = LABEL_START * one_hot
         weights = (trust / trust.mean()).view(-1, 1)
         held = self.alpha * trust.view(-1, 1)
-        draws = BalancedBatches(rng, given, classes, self.batch)
+        draws = BalancedBatches(rng, given, classes, self.batch, max(len(given), LEAST_DRAWS))
         for epoch, lr in enumerate(self.learning_rates()):
             sgd.param_groups[0]["lr"] = lr
             for rows in draws.epoch():
@@ -226,24 +231,30 @@ class BalancedBatches:
     ----------
     labels : int8 (n,), each class 0 to K - 1 at least once
     batch : cells a batch; where K does not divide it, the classes take turns with the rest
+    draws : cells an epoch
     """
 
     def __init__(
-        self, rng: np.random.Generator, labels: NDArray[np.int8], classes: int, batch: int
+        self,
+        rng: np.random.Generator,
+        labels: NDArray[np.int8],
+        classes: int,
+        batch: int,
+        draws: int,
     ) -> None:
         self._rng = rng
         self._members = [np.flatnonzero(labels == k) for k in range(classes)]
         self._left = [m[:0] for m in self._members]
         self._turn = 0
         self._batch = batch
-        self._n = len(labels)
+        self._draws = draws
 
     def epoch(self) -> list[Tensor]:
-        """Batches of rows, n draws in all."""
+        """Batches of rows."""
         classes = len(self._members)
-        turn = (self._turn + np.arange(self._n)) % classes
-        self._turn = (self._turn + self._n) % classes
-        rows = np.empty(self._n, np.int64)
+        turn = (self._turn + np.arange(self._draws)) % classes
+        self._turn = (self._turn + self._draws) % classes
+        rows = np.empty(self._draws, np.int64)
         for k in range(classes):
             where = np.flatnonzero(turn == k)
             rows[where] = self._take(k, len(where))
