@@ -61,10 +61,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One value of one option, tried with what had been chosen by then."""
+    """One value of one option; `options` are all it was tried with, what was chosen by then too."""
 
     option: str
     value: Any
+    options: Mapping[str, Any]
     scores: Scores
 
 
@@ -86,13 +87,11 @@ class Tuning:
     Attributes
     ----------
     plan : as carried out, candidates and quick options filled in
-    tried_with : options that the first runs had
     candidates : in the order in which they were tried
     choices : one for each option
     """
 
     plan: Plan
-    tried_with: Mapping[str, Any]
     candidates: tuple[Candidate, ...]
     choices: tuple[Choice, ...]
 
@@ -121,16 +120,12 @@ def tune(
     UsageError : an option, value, rule or kind that does not exist
     """
     plan = plan or Plan()
-    _check(plan)
-    quick = QUICK.get(plan.method, {}) if plan.quick else {}
-    options: dict[str, Any] = {**quick, **plan.options}
+    check_plan(plan)
+    options = _to_begin_with(plan)
     wanted = {
         option: with_present(values, present(plan.method, options, option, subject))
         for option, values in (plan.candidates or default_candidates(plan)).items()
     }
-    for option, values in wanted.items():
-        for value in values:
-            make_refiner(plan.method, seed=plan.seed, **{**options, option: value})
     first = {option: present(plan.method, options, option, subject) for option in wanted}
     options |= first  # spelt out, so that a setting met again is known again
     memory = Kept(kept, digest([subject.digest(), plan.bootstraps, plan.kinds, plan.seed]))
@@ -143,7 +138,6 @@ def tune(
         done += 1
         progress("tune", done, total)
 
-    tried_with = dict(options)
     candidates, choices = [], []
     progress("tune", 0, total)
     for option, values in wanted.items():
@@ -165,12 +159,34 @@ def tune(
                 memory.put(plan.method, setting, found)
             done = start + a_candidate
             progress("tune", done, total)
-            group.append(Candidate(option, value, found))
+            group.append(Candidate(option, value, setting, found))
         choice = choose(group, first[option], plan.rule)
         options[option] = choice.value
         candidates += group
         choices.append(choice)
-    return Tuning(plan, tried_with, tuple(candidates), tuple(choices))
+    return Tuning(plan, tuple(candidates), tuple(choices))
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse what cannot be carried out, before anything is embedded.
+
+    Raises
+    ------
+    UsageError : an option, value, rule or kind that does not exist
+    """
+    if plan.rule not in RULES:
+        raise UnknownNameError.of("rule", plan.rule, RULES)
+    for kind in plan.kinds:
+        if kind not in KINDS:
+            raise UnknownNameError.of("kind of outline", kind, KINDS)
+    if plan.bootstraps < 0:
+        raise UsageError(f"bootstraps {plan.bootstraps} must be 0 or more")
+    for option, values in (plan.candidates or default_candidates(plan)).items():
+        if not values:
+            raise UsageError(f"no value of {option} to try")
+        for value in values:
+            # Options and values the method does not have are refused by the method.
+            make_refiner(plan.method, seed=plan.seed, **{**_to_begin_with(plan), option: value})
 
 
 def default_candidates(plan: Plan) -> dict[str, tuple[Any, ...]]:
@@ -266,16 +282,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check(plan: Plan) -> None:
-    if plan.rule not in RULES:
-        raise UnknownNameError.of("rule", plan.rule, RULES)
-    for kind in plan.kinds:
-        if kind not in KINDS:
-            raise UnknownNameError.of("kind of outline", kind, KINDS)
-    if plan.bootstraps < 0:
-        raise UsageError(f"bootstraps {plan.bootstraps} must be 0 or more")
-    # An unknown option of the method is refused with the list of those it has.
-    for option, values in plan.candidates.items():
-        if not values:
-            raise UsageError(f"--candidates {option}: no value to try")
-        make_refiner(plan.method, **{**plan.options, option: values[0]})
+def _to_begin_with(plan: Plan) -> dict[str, Any]:
+    quick = QUICK.get(plan.method, {}) if plan.quick else {}
+    return {**quick, **plan.options}

@@ -10,7 +10,7 @@ from recontour.postprocess import rules_for
 from recontour.preparation import open_cache, prepare
 from recontour.recipe import Recipe, Runtime
 from recontour.slides import open_slide
-from recontour.tuning.search import Plan, Tuning, tune
+from recontour.tuning.search import Plan, Tuning, check_plan, tune
 from recontour.tuning.subject import Subject
 
 
@@ -34,7 +34,8 @@ def tune_slide(
     ------
     RecontourError : as `pipeline.refine_slide`
     """
-    recipe, runtime = recipe or Recipe(), runtime or Runtime()
+    plan, recipe, runtime = plan or Plan(), recipe or Recipe(), runtime or Runtime()
+    check_plan(plan)
     with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
         work = prepare(opened, coarse, recipe, runtime)
         features = embed_patches(
