@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recontour import vgg
 from recontour.encoders import load_encoder
 from recontour.encoders.vgg16 import IMAGENET_MEAN, IMAGENET_STD, Vgg16
+from recontour.encoders.winograd import Winograd
 from recontour.errors import EncoderError, MissingFileError, RefinerError, UsageError
 from recontour.refiners import make_refiner
 from recontour.refiners.base import table
@@ -123,8 +124,12 @@ def test_parameters_are_those_that_torchvision_publishes() -> None:
     assert trained == 123_642_856
 
 
+@pytest.mark.parametrize("winograd", [False, True])
 @pytest.mark.parametrize("side", [224, 64])
-def test_the_encoder_is_the_network_of_the_paper(side: int) -> None:
+def test_the_encoder_is_the_network_of_the_paper(
+    side: int, winograd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recontour.encoders.vgg16.suits", lambda weight: winograd)
     encoder = Vgg16(device="cpu", precision="fp32", weights="random:3:16")
     features, _ = stock(load_vgg16("random:3:16"))
     patches = pictures(6, side)  # more than are computed at a time
@@ -136,6 +141,20 @@ def test_the_encoder_is_the_network_of_the_paper(side: int) -> None:
     assert found.shape == (6, encoder.dim) == (6, 32 * 49)
     assert found.min() == 0
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+@pytest.mark.parametrize("values", [2**23, 3000])
+@pytest.mark.parametrize("size", [(16, 16), (14, 28), (1, 5), (6, 3)])
+def test_winograds_convolution_is_torchs(
+    size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recontour.encoders.winograd.VALUES", values)  # in one go, or in parts
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 7, 3, 3, generator=generator)
+    bias = torch.randn(5, generator=generator)
+    x = torch.randn(6, 7, *size, generator=generator)
+    expected = nn.functional.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(Winograd(weight, bias)(x), expected, atol=2e-4, rtol=1e-4)
 
 
 def test_the_fully_connected_layers_are_those_of_the_paper() -> None:
@@ -157,13 +176,13 @@ def test_bf16_features_point_the_same_way() -> None:
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
 
 
-def test_features_beyond_float16_are_cut_off_not_refused() -> None:
+def test_features_beyond_float16_are_cut_off_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     weights = load_vgg16(SMALL)
     loud = {name: values * 30 for name, values in weights.state.items()}
-    encoder = Vgg16(device="cpu", precision="fp32", weights=SMALL)
-    encoder._layers = [
-        (loud[f"features.{i}.weight"], loud[f"features.{i}.bias"]) for i in vgg.CONVOLUTIONS
-    ]
+    monkeypatch.setattr("recontour.encoders.vgg16.load_vgg16", lambda _: Vgg16Weights(loud, "loud"))
+    encoder = Vgg16(device="cpu", precision="fp32")
     found = encoder(pictures(1))
     assert found.max() == np.finfo(np.float16).max
     assert np.isfinite(found.astype(np.float16)).all()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, max_pool2d
 
 from recontour.devices import pick_device, pick_precision
+from recontour.encoders.winograd import Winograd, suits
 from recontour.encoders.workers import Workers
 from recontour.errors import EncoderError
 from recontour.vgg import POOLED, STAGES, Vgg16Weights, load_vgg16
@@ -24,7 +28,8 @@ class Vgg16:
 
     For the methods `lc_mil_vgg16` and `deep_knn_vgg16`, whose fully connected layers start where it
     ends. Patches of 224 px, ImageNet normalisation, no batch norms. The features of a cell take
-    50 kB, so only the cell is kept, not the window around it.
+    50 kB, so only the cell is kept, not the window around it. In float32 on a CPU most convolutions
+    are Winograd's, which take half of the time, and 0.2 GB.
 
     Parameters
     ----------
@@ -95,7 +100,7 @@ class Vgg16:
         layers = iter(self._layers)
         for _, count in STAGES:
             for _ in range(count):
-                x = conv2d(x, *next(layers), padding=1).relu_()
+                x = next(layers)(x).relu_()
             x = max_pool2d(x, 2)
         x = adaptive_avg_pool2d(x.float(), POOLED)
         # Features are kept as float16: one value beyond it must not stop a slide.
@@ -104,11 +109,13 @@ class Vgg16:
 
 def _layers(
     weights: Vgg16Weights, device: torch.device, dtype: torch.dtype
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [
-        (
-            weight.to(device, dtype, memory_format=torch.channels_last),
-            bias.to(device, dtype),
-        )
-        for weight, bias in weights.convolutions()
-    ]
+) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    layers: list[Callable[[torch.Tensor], torch.Tensor]] = []
+    for weight, bias in weights.convolutions():
+        weight = weight.to(device, dtype, memory_format=torch.channels_last)
+        bias = bias.to(device, dtype)
+        if suits(weight):
+            layers.append(Winograd(weight, bias))
+        else:
+            layers.append(partial(conv2d, weight=weight, bias=bias, padding=1))
+    return layers
