@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -46,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small slides with their truth, and two outlines drawn by hand of the first."""
     folder = tmp_path_factory.mktemp("made")
     for i in range(3):
-        slide = generate_slide(folder / f"s{i}.tif", size=(512, 512), seed=i, artefacts=False)
+        slide = generate_slide(folder / f"s{i}.tif", size=(480, 480), seed=i, artefacts=False)
         write_annotation(slide.truth, folder / f"s{i}.fine.geojson")
     for name, shape in (("ann", box(60, 60, 420, 300)), ("bob", box(30, 150, 300, 480))):
         drawn = Annotation("s0", (Region(f"{name}", shape, "Tumor"),))
@@ -57,6 +58,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data"))
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest; tests/test_benchmark_report.py looks at figures."""
+    for name in ("box_plot", "sorted_curves", "write_overlays"):
+        monkeypatch.setattr(f"recontour.reports.benchmark_page.{name}", lambda *_: None)
 
 
 def plan(**changes: object) -> Plan:
@@ -172,7 +180,7 @@ def test_two_processes_find_what_one_finds(data, tmp_path):
     assert report(tmp_path / "one") == report(tmp_path / "two")
 
 
-def test_a_broken_slide_is_listed_and_the_others_are_done(cli, data, tmp_path):
+def test_a_broken_slide_is_listed_and_the_others_are_done(cli, data, tmp_path, no_figures):
     whole = (data / "s1.tif").read_bytes()
     (data / "s1.tif").write_bytes(whole[: len(whole) // 3])
     args = ("benchmark", "folder", "--data", data, "-o", tmp_path / "out", *QUICK)
@@ -188,7 +196,7 @@ def test_a_broken_slide_is_listed_and_the_others_are_done(cli, data, tmp_path):
     assert {r.case for r in load(Results(tmp_path / "out")).runs} == {"s0", "s1", "s2"}
 
 
-def test_missing_files_are_listed_before_anything_runs(cli, data, tmp_path):
+def test_missing_files_are_listed_before_anything_runs(cli, data, tmp_path, no_figures):
     (data / "s1.tif").unlink()
     args = ("benchmark", "folder", "--data", data, "-o", tmp_path / "out", *QUICK)
     answer = cli(*args)
@@ -201,7 +209,7 @@ def test_missing_files_are_listed_before_anything_runs(cli, data, tmp_path):
     assert "missing: s1" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_other_settings_are_refused_and_more_methods_are_not(cli, data, tmp_path):
+def test_other_settings_are_refused_and_more_methods_are_not(data, tmp_path):
     out = tmp_path / "out"
     spec = plan(seeds=1, outlines=parse_outlines(["tight"])[0])
     run(spec, data, out)
@@ -239,6 +247,38 @@ def test_a_folder_of_something_else_or_in_use_is_refused(data, tmp_path):
     results = Results(tmp_path / "out")
     with results.claim(plan()), pytest.raises(OutputRefusedError, match="another benchmark"):
         run(plan(), data, tmp_path / "out")
+
+
+class Deadly(Identity):
+    """Takes its process with it on one slide."""
+
+    def fit(self, patch_sets):
+        if patch_sets[0].slide_id == "s1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit(patch_sets)
+
+
+def test_a_process_that_dies_fails_its_slide_and_no_other(data, tmp_path, monkeypatch):
+    # Spawned processes know only what is installed: the method comes as an entry point would.
+    (tmp_path / "deadly.py").write_text(
+        "from recontour import registry\n"
+        "registry.BUILTIN['refiner']['deadly'] = registry.Entry('test_benchmark:Deadly')\n"
+        "from recontour.datasets import Case\n"
+        "class Deadlier(Case):\n    pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parent}")
+    monkeypatch.syspath_prepend(tmp_path)
+    deadlier = importlib.import_module("deadly").Deadlier
+    monkeypatch.delitem(registry.BUILTIN["refiner"], "deadly")
+    listing = open_dataset("folder").list_cases(data)
+    # Its class is imported where it is unpickled, and with it the method.
+    cases = tuple(deadlier(**vars(case)) for case in listing.cases)
+    spec = plan(methods=(LOGISTIC, MethodSpec("deadly", "deadly")), seeds=1,
+                outlines=parse_outlines(["tight"])[0])  # fmt: skip
+    outcome = run_benchmark(spec, replace(listing, cases=cases), tmp_path / "out", jobs=2)
+    assert outcome.failures == ("s1: its process was killed (signal 9); out of memory?",)
+    done = {r.case for r in load(Results(tmp_path / "out")).runs if r.method == "deadly"}
+    assert done == {"s0", "s2"}
 
 
 class Moody(Identity):

@@ -101,7 +101,7 @@ class Data:
         kinds = list(dict.fromkeys(run.outline for run in self.runs if not run.drawn))
         order = [o.label for o in self.plan.outlines]
         kinds.sort(key=lambda name: order.index(name) if name in order else len(order))
-        found = [Group(kind, f"outlines: {kind}", _of_kind(kind)) for kind in kinds]
+        found = [Group(kind, f"{kind} outlines", _of_kind(kind)) for kind in kinds]
         if any(run.drawn for run in self.runs):
             found.append(Group(DRAWN, "outlines drawn by hand", lambda run: run.drawn))
         if len(found) > 1:

@@ -179,37 +179,56 @@ def _run_in_processes(
     jobs: int,
     counter: _Counter,
 ) -> None:
-    """One process a case, `jobs` at a time; one that dies fails its case and no other."""
+    """`jobs` processes, one case each at a time; one that dies fails its case and no other."""
     context = multiprocessing.get_context("spawn")
     waiting = list(cases)
-    running: dict[Connection, tuple[Any, Case]] = {}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     runtime = replace(runtime, threads=runtime.threads or threads)
+    working: dict[Connection, tuple[Any, Case]] = {}
+
+    def start() -> None:
+        here, there = context.Pipe()
+        arguments = (plan, results.folder, runtime, there)
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        there.close()
+        give(here, process)
+
+    def give(connection: Connection, process: Any) -> None:
+        case = waiting.pop(0)
+        working[connection] = process, case
+        with contextlib.suppress(OSError):  # it has died: its end of the pipe will say so
+            connection.send(case)
+
     try:
         with _environment(threads):
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    case = waiting.pop(0)
-                    here, there = context.Pipe(duplex=False)
-                    process = context.Process(
-                        target=_work, args=(plan, case, results.folder, runtime, there), daemon=True
-                    )
-                    process.start()
-                    there.close()
-                    running[here] = process, case
-                for connection in wait(list(running)):
+            while waiting or working:
+                while waiting and len(working) < jobs:
+                    start()
+                for connection in wait(list(working)):
                     assert isinstance(connection, Connection)
-                    process, case = running[connection]
+                    process, case = working[connection]
                     try:
-                        counter.add(connection.recv())
-                    except EOFError:  # it has ended, one way or another
-                        process.join()
-                        del running[connection]
+                        told = connection.recv()
+                    except (EOFError, OSError):  # it has died
+                        del working[connection]
                         connection.close()
+                        process.join()
                         _judge(process.exitcode, case, results)
                         counter.finish(case)
+                        continue
+                    if isinstance(told, int):
+                        counter.add(told)
+                        continue
+                    counter.finish(case)
+                    del working[connection]
+                    if waiting:
+                        give(connection, process)
+                    else:
+                        connection.close()
+                        process.join()
     finally:
-        for process, _ in running.values():
+        for process, _ in working.values():
             process.terminate()
 
 
@@ -219,23 +238,28 @@ def _judge(code: int | None, case: Case, results: Results) -> None:
             f"cannot write in {results.folder}: is the disk full? The same command goes on from "
             "there"
         )
-    if code:
-        how = f"was killed (signal {-code}); out of memory?" if code < 0 else f"ended with {code}"
-        results.write_state(case.id, {"state": "failed", "reason": f"its process {how}"})
+    how = f"was killed (signal {-code}); out of memory?" if code and code < 0 else f"ended ({code})"
+    results.write_state(case.id, {"state": "failed", "reason": f"its process {how}"})
 
 
 CANNOT_WRITE = 3
 
 
-def _work(plan: Plan, case: Case, folder: Path, runtime: Runtime, connection: Connection) -> None:
-    """What a process does: one case."""
+def _work(plan: Plan, folder: Path, runtime: Runtime, connection: Connection) -> None:
+    """What a process does: the cases it is given, until there are no more."""
     _end_with_parent()
     tell = _Teller(connection)
-    try:
-        run_case(plan, case, Results(folder), runtime, tell)
-    except OutputError:
-        raise SystemExit(CANNOT_WRITE) from None
-    tell.flush()
+    while True:
+        try:
+            case = connection.recv()
+        except EOFError:
+            return
+        try:
+            run_case(plan, case, Results(folder), runtime, tell)
+        except OutputError:
+            raise SystemExit(CANNOT_WRITE) from None
+        tell.flush()
+        connection.send(case.id)
 
 
 class _Teller:

@@ -44,7 +44,15 @@ def box_plot(data: Data, encoder: str, group: Group, metric: str, path: Path) ->
     marks = _marks(data, encoder, group, metric)
     height = 1.15 + 0.42 * len(methods)
     figure, axes = _figure(9.4, height)
-    _place(figure, axes, 9.4, height, left=2.75, right=0.35 + 0.85 * len(against), top=0.62)
+    _place(
+        figure,
+        axes,
+        9.4,
+        height,
+        left=0.45 + 0.076 * max(len(short(m)) for m in methods),
+        right=0.35 + 0.85 * len(against),
+        top=0.62,
+    )
     rng = np.random.default_rng(0)
     for row, method in enumerate(methods):
         _box(axes, row, points[method], method in (COARSE, ORACLE), rng)
@@ -135,7 +143,7 @@ def sorted_curves(data: Data, encoder: str, group: Group, metric: str, path: Pat
             handles, labels = axes.get_legend_handles_labels()
     figure.text(
         0.75 / width, 1 - 0.16 / height,
-        f"{HEADS[metric]}, {encoder}, {group.title}: outlines sorted by the coarse {HEADS[metric]}",
+        f"{HEADS[metric]}, {encoder}, {group.title}, sorted by the coarse {HEADS[metric]}",
         fontsize=11, color=INK, fontweight="bold", va="top",
     )  # fmt: skip
     figure.text(0.14 / width, 0.5, HEADS[metric], rotation=90, va="center", fontsize=9.5, color=INK)
@@ -180,9 +188,9 @@ def _box(
         axes.hlines(row, first, low, color=colour, linewidth=1.2)
         axes.hlines(row, high, last, color=colour, linewidth=1.2)
         axes.vlines([first, last], row - half / 2, row + half / 2, color=colour, linewidth=1.2)
-        axes.vlines(middle, row - half, row + half, color=INK, linewidth=1.8)
+        axes.vlines(middle, row - half, row + half, color=INK, linewidth=2.2, zorder=4)
     y = row + (rng.random(len(points)) - 0.5) * 0.3 * (len(points) > 1)
-    axes.plot(points, y, "o", color=colour, markersize=3.6, alpha=0.75, markeredgewidth=0)
+    axes.plot(points, y, "o", color=colour, markersize=3.6, alpha=0.6, markeredgewidth=0)
 
 
 def _limits(found: Sequence[float]) -> tuple[float, float]:

@@ -20,9 +20,9 @@ from recontour.reports.benchmark_figures import DPI, INK, short
 
 TRUTH, GIVEN, FOUND = "#000000", "#E69F00", "#0072B2"
 LINES: tuple[tuple[str, str, Any, float], ...] = (
-    ("truth", TRUTH, "-", 1.7),
+    ("truth", TRUTH, "-", 2.6),
     ("coarse outline", GIVEN, (0, (4, 1.6)), 2.0),
-    ("result", FOUND, "-", 1.7),
+    ("result", FOUND, "-", 1.4),
 )
 WIDTH, EDGE, GAP = 13.0, 0.2, 0.18
 
@@ -47,8 +47,8 @@ def write_overlays(
         return None
     runs.sort(key=lambda run: (run.metrics["f1"], run.case, run.outline, run.seed))
     picked = [("best", runs[-1]), ("median", runs[len(runs) // 2]), ("worst", runs[0])]
-    if len(runs) < 3:
-        picked = picked[: len(runs)]
+    if len(runs) < 3:  # no two pictures of one run
+        picked = [picked[0], picked[2]][: len(runs)]
     panels = [(what, run, _Panel.of(data, results, run)) for what, run in picked]
     drawn = [(what, run, panel) for what, run, panel in panels if panel is not None]
     if not drawn:
@@ -125,7 +125,7 @@ def _draw(data: Data, drawn: list[tuple[str, Run, _Panel]], path: Path) -> None:
     n = len(drawn)
     width = EDGE * 2 + (WIDTH - 2 * EDGE) / 3 * n
     wide = (width - 2 * EDGE - (n - 1) * GAP) / n
-    tall = wide * float(np.clip(max(panel.aspect for _, _, panel in drawn), 0.5, 1.4))
+    tall = wide * float(np.clip(max(panel.aspect for _, _, panel in drawn), 0.5, 1.15))
     height = tall + 0.95
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
