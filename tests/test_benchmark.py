@@ -21,6 +21,7 @@ from shapely import box
 from recontour import evaluate, generate_slide, open_slide, read_annotation, registry
 from recontour.annotations import write_annotation
 from recontour.benchmark.cases import lay_out_case, open_case
+from recontour.benchmark.engine import narrowed
 from recontour.benchmark.loading import load
 from recontour.benchmark.records import Results, Unit, file_name, pack, unpack
 from recontour.benchmark.running import run_benchmark
@@ -36,7 +37,7 @@ from recontour.datasets import Case, Outlines, open_dataset
 from recontour.errors import OutputRefusedError, UnknownNameError, UsageError
 from recontour.recipe import Recipe, Runtime
 from recontour.refiners.identity import Identity
-from recontour.types import Annotation, Region
+from recontour.types import Annotation, PatchGrid, PatchSet, Region
 
 QUICK = ("--methods", "identity", "--encoders", "colour", "--seeds", 2, "--all", "-q")
 LOGISTIC, IDENTITY = MethodSpec("logistic", "logistic"), MethodSpec("identity", "identity")
@@ -327,6 +328,21 @@ def test_pooled_methods_learn_from_all_slides_together(data, tmp_path, monkeypat
     assert seen[2:] == [("s0", "s1")] * 2  # another pool is another run
 
 
+def test_a_pool_that_is_too_large_fails_alone(data, tmp_path, monkeypatch):
+    def too_much(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("recontour.benchmark.engine._Pool", too_much)
+    pooled = MethodSpec("identity (pooled)", "identity", pooled=True)
+    spec = plan(methods=(LOGISTIC, pooled), seeds=1)
+    outcome = run(spec, data, tmp_path / "out")
+    assert len(outcome.failures) == 6
+    assert all("MemoryError" in failure for failure in outcome.failures)
+    assert len(load(Results(tmp_path / "out")).runs) == 3 * 2 * 3
+    monkeypatch.undo()
+    assert not run(spec, data, tmp_path / "out").failures
+
+
 def test_drawn_outlines_are_those_that_come_with_the_case(data, tmp_path):
     spec = plan(outlines=parse_outlines(["drawn"])[0], seeds=1)
     run(spec, data, tmp_path / "out")
@@ -463,6 +479,23 @@ class TestSpecs:
         given = plan(recipe=Recipe(cell_um=12, classes=("Tumor",)))
         back = Plan.of(json.loads(json.dumps(given.to_dict())))
         assert back.to_dict() == given.to_dict()
+
+
+def test_wide_features_are_narrowed_for_the_oracle():
+    rng = np.random.default_rng(0)
+    index = np.arange(60, dtype=np.int32)
+    lattice = PatchGrid((0.0, 0.0), (1, 60), index * 0, index, 16, 16, 16, 0.5, 0.5)
+    wide = rng.normal(size=(60, 5000)).astype(np.float16)
+    wide[30:] += 1
+    patches = PatchSet("a", lattice, wide, np.zeros(60, np.int8), ("background", "Tumor"))
+    narrow = narrowed(patches).features
+    assert narrow.shape == (60, 1024)
+    # Distances are kept, up to one factor.
+    was = np.linalg.norm(wide[:1].astype(float) - wide.astype(float), axis=1)
+    ratio = np.linalg.norm(narrow[:1] - narrow, axis=1)[1:] / was[1:]
+    assert ratio.std() / ratio.mean() < 0.05
+    slim = replace(patches, features=wide[:, :100])
+    assert narrowed(slim) is slim
 
 
 def test_maps_and_names_come_back(tmp_path):

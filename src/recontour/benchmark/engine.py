@@ -34,6 +34,9 @@ from recontour.types import PatchGrid, PatchSet
 Count = Callable[[int], None]
 """Told how many runs are done."""
 
+MOST_FEATURES, FEWER_FEATURES = 4096, 1024
+ROWS = 1024  # at a time: 100 MB of float32
+
 Probs = NDArray[np.float32]
 Map = NDArray[np.int8]
 
@@ -221,10 +224,27 @@ def _oracle(
         from recontour.refiners.oracle import oracle_probs
 
         start = time.perf_counter()
-        probs = oracle_probs(patches, laid.true_labels, seed=seed)
+        probs = oracle_probs(narrowed(patches), laid.true_labels, seed=seed)
         known[seed] = probs, time.perf_counter() - start
     probs, seconds = known[seed]
     return probs, {"seconds": {"fit": seconds, "predict": 0.0}}
+
+
+def narrowed(patches: PatchSet) -> PatchSet:
+    """The same cells with at most 1,024 features: wider ones are projected at random.
+
+    The oracle looks at principal components; of the 25,088 numbers of VGG16's convolutions their
+    matrix alone would take 5 GB. A random projection keeps distances, and so the large components.
+    """
+    d = patches.features.shape[1]
+    if d <= MOST_FEATURES:
+        return patches
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal((d, FEWER_FEATURES), np.float32) / np.float32(d**0.5)
+    narrow = np.empty((len(patches), FEWER_FEATURES), np.float32)
+    for i in range(0, len(patches), ROWS):
+        narrow[i : i + ROWS] = patches.features[i : i + ROWS].astype(np.float32) @ matrix
+    return replace(patches, features=narrow, context=None)
 
 
 class Scorer:
@@ -269,10 +289,20 @@ class Scorer:
 
     def failed(self, unit: Unit, want: Wanted, error: Exception) -> Record:
         """The record of a run that did not; it is tried again next time."""
-        return {**self._head(unit, want), "status": "failed", "reason": reason_of(error)}
+        return failed_record(unit, want, self.laid.opened.inputs, error)
 
     def _head(self, unit: Unit, want: Wanted) -> Record:
-        return {**unit._asdict(), "inputs": self.laid.opened.inputs, "made_of": want.made_of}
+        return record_head(unit, want, self.laid.opened.inputs)
+
+
+def record_head(unit: Unit, want: Wanted, inputs: str) -> Record:
+    """What every record begins with: which run, and what it was made of."""
+    return {**unit._asdict(), "inputs": inputs, "made_of": want.made_of}
+
+
+def failed_record(unit: Unit, want: Wanted, inputs: str, error: Exception) -> Record:
+    """The record of a run that failed."""
+    return {**record_head(unit, want, inputs), "status": "failed", "reason": reason_of(error)}
 
 
 def reason_of(error: BaseException) -> str:
@@ -330,7 +360,18 @@ def _run_pool(
                 todo.append((method, pool, signature))
     if not todo:
         return
-    ready = _Pool(plan, members, encoder, results, runtime)
+    try:
+        ready = _Pool(plan, members, encoder, results, runtime)
+    except Exception as error:  # too much for the memory, say: what was fitted alone stays
+        if isinstance(error, OutputError):
+            raise
+        for method, pool, _ in todo:
+            for case, want in pool:
+                unit = Unit(case.id, encoder, want.outline.label, want.seed, method.label)
+                inputs = results.state(case.id)["inputs"]
+                results.append(failed_record(unit, want, inputs, error))
+            count(len(pool))
+        return
     for method, pool, signature in todo:
         ready.run(method, pool, signature)
         count(len(pool))

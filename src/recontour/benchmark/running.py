@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -248,6 +249,7 @@ CANNOT_WRITE = 3
 def _work(plan: Plan, folder: Path, runtime: Runtime, connection: Connection) -> None:
     """What a process does: the cases it is given, until there are no more."""
     _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     tell = _Teller(connection)
     while True:
         try:
