@@ -282,6 +282,22 @@ def test_a_file_is_checked_and_its_content_names_the_features(
         load_vgg16(wrong)
 
 
+def test_a_file_as_old_as_the_published_one_is_read(
+    tmp_path: Path, small_network: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torchvision wrote its file in 2017: no archive that could be mapped, and its values may ask
+    # for gradients.
+    small_network["classifier.6.bias"] += 3
+    old = {name: nn.Parameter(values) for name, values in small_network.items()}
+    path = tmp_path / "old.pth"
+    torch.save(old, path, _use_new_zipfile_serialization=False)
+    found = load_vgg16(path)
+    assert found.state["classifier.6.bias"].tolist() == [3] * 15
+    assert not any(values.requires_grad for values in found.state.values())
+    monkeypatch.setenv("RECONTOUR_VGG16_WEIGHTS", str(path))
+    assert Vgg16(device="cpu")(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 392)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ class Vgg16Weights:
 
     Attributes
     ----------
-    state : parameters by torchvision's name; of a file they are read only when they are used
+    state : parameters by torchvision's name; of a file that torch can map they are read only when
+        they are used
     name : names exactly these weights, for the cache
     """
 
@@ -154,11 +156,13 @@ def _read(path: Path) -> Vgg16Weights:
         )
     try:
         # Mapped, not read: the encoder never touches the nine tenths that are fully connected.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files written before 2020, torchvision's among them, are no archives and must be read.
+        archive = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # torch raises a different type for each kind of damage
         raise EncoderError(f"{path} cannot be read as weights; get it from {URL}") from error
     _check_network(state, path)
-    return Vgg16Weights(state, sha256[:12])
+    return Vgg16Weights({name: values.detach() for name, values in state.items()}, sha256[:12])
 
 
 def _check_network(state: object, path: Path) -> None:
