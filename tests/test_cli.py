@@ -96,6 +96,14 @@ def test_what_takes_no_part_is_said_and_quiet_says_nothing(cli, scene, tmp_path)
     assert cli(*command, "-q")[1:] == ("", "")
 
 
+def test_quiet_keeps_warnings(cli, scene, tmp_path):
+    large = ("--cell-um", 64)
+    loud = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "out", *QUICK, *large)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["warnings"]
+    assert loud == (0, "", "".join(f"warning: {text}\n" for text in run["warnings"]))
+
+
 def test_dry_run_writes_nothing(cli, scene, tmp_path, monkeypatch):
     monkeypatch.setenv("RECONTOUR_CACHE_DIR", str(tmp_path / "cache"))
     answer = cli("refine", scene.slide, scene.coarse, "-o", tmp_path / "out", "--dry-run",

@@ -163,7 +163,7 @@ def benchmark(
     notes = (*notes, *more)
     console.note(notes, quiet=quiet)
     if skip_missing:
-        console.warn(listing.missing, quiet=quiet)
+        console.warn(listing.missing)
     with console.progress_of(quiet) as progress:
         outcome = run_benchmark(
             plan,

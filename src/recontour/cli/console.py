@@ -98,10 +98,10 @@ def say(message: str, *, quiet: bool = False) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def warn(messages: Sequence[str], *, quiet: bool = False) -> None:
-    """Warnings, one a line, on stderr."""
+def warn(messages: Sequence[str]) -> None:
+    """Warnings, one a line, on stderr; also when quiet."""
     for message in messages:
-        say(f"warning: {message}", quiet=quiet)
+        say(f"warning: {message}")
 
 
 def note(messages: Sequence[str], *, quiet: bool = False) -> None:

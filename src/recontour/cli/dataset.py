@@ -53,7 +53,7 @@ def dataset(
         console.print_json(_as_dict(name, listing, found))
     else:
         _print(name, root, listing, found)
-    console.warn(listing.missing, quiet=quiet)
+    console.warn(listing.missing)
     console.note(listing.left_out, quiet=quiet)
     broken = [case for case in found or () if case.problems]
     if broken:

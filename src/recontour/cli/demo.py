@@ -38,7 +38,7 @@ def demo(
         evaluation, outcome = run_demo(
             out, recipe, runtime, kind=kind, size_px=size_px, overwrite=overwrite
         )
-    console.warn(outcome.summary["warnings"], quiet=quiet)
+    console.warn(outcome.summary["warnings"])
     if quiet:
         return
     print(format_table(evaluation))

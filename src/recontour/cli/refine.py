@@ -152,7 +152,7 @@ def refine(
         console.say(f"{out} already holds this run, finished; nothing to do", quiet=quiet)
     elif outcome.resumed:
         console.say("resumed an unfinished run", quiet=quiet)
-    console.warn(outcome.summary["warnings"], quiet=quiet)
+    console.warn(outcome.summary["warnings"])
     console.note(outcome.summary["notes"], quiet=quiet)
     repairs = outcome.summary["repairs"]
     console.note(repairs if verbose else _shortened(repairs), quiet=quiet)

@@ -93,5 +93,5 @@ def simulate(
         severity={name: value for name, value in chosen.items() if value is not None},
         overwrite=overwrite,
     )
-    console.warn(annotation.notes, quiet=quiet)
+    console.note(annotation.notes, quiet=quiet)
     console.say(f"{out}: {len(annotation.regions)} outlines ({kind}, seed {seed})", quiet=quiet)
