@@ -36,9 +36,9 @@ from refine import NaiveModel, make_patches
 
 from recontour import registry
 from recontour.refiners import make_refiner
-from recontour.refiners.base import Cells, ZScore, table
+from recontour.refiners.base import Cells, ZScore, table, unit_rows
 from recontour.refiners.lc_mil import LcMil, draw_bags
-from recontour.refiners.neighbours import nearest, unit_rows
+from recontour.refiners.neighbours import nearest
 
 SECTIONS = ("knn", "mil", "kmeans", "refiners")
 K = 5

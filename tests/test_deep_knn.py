@@ -182,13 +182,17 @@ def test_fewer_labelled_cells_than_neighbours_are_refused(include_self: bool, en
         ("lr", 0),
         ("weight_decay", -1),
         ("hidden", True),
-        ("device", "tpu"),
         ("views", "all"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{option}="):
         DeepKnn(**{option: value})
+
+
+def test_an_unknown_device_is_refused_before_anything_is_learnt() -> None:
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
+        DeepKnn(device="tpu")
 
 
 def test_a_filter_has_no_votes_to_count() -> None:

@@ -9,13 +9,14 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info
 
 from recontour.errors import RefinerError
-from recontour.refiners.kmeans import kmeans, unit
+from recontour.refiners.base import unit_rows
+from recontour.refiners.kmeans import kmeans
 
 
 def blobs(n: int = 1200, k: int = 6, d: int = 20, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     rows = 3 * rng.normal(size=(k, d))[rng.integers(0, k, n)] + rng.normal(size=(n, d))
-    return unit(rows.astype(np.float32))
+    return unit_rows(rows.astype(np.float32))
 
 
 def inertia(x: np.ndarray, centres: np.ndarray) -> float:
@@ -81,9 +82,11 @@ def test_what_makes_no_sense_is_refused() -> None:
         with pytest.raises(RefinerError, match="NaN or infinite"):
             kmeans(x, 2)
         with pytest.raises(RefinerError, match="NaN or infinite"):
-            unit(x.copy())
+            unit_rows(x.copy())
 
 
 def test_unit_rows_have_length_one_and_zeros_stay() -> None:
     x = np.array([[3, 4], [0, 0], [1e-15, 0], [1e15, 1e15]], np.float32)
-    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0, 0], [1, 0], [0.5**0.5] * 2], atol=1e-6)
+    np.testing.assert_allclose(
+        unit_rows(x), [[0.6, 0.8], [0, 0], [1, 0], [0.5**0.5] * 2], atol=1e-6
+    )

@@ -656,3 +656,11 @@ def test_slides_are_refined_from_the_command_line(
     assert runs["lc_mil_vgg16"]["embedding"]["cells_from_cache"] == 0
     found = runs["deep_knn_vgg16"]
     assert found["embedding"]["cells_from_cache"] == found["grid"]["n_cells"] > 50
+    # With other weights it is another run, which must not pass for the finished one.
+    monkeypatch.setenv("RECONTOUR_VGG16_WEIGHTS", "random:1:64")
+    again = cli(
+        "refine", scene.slide, scene.coarse, "-o", tmp_path / "deep_knn_vgg16", *options,
+        "--method", "deep_knn_vgg16",
+    )  # fmt: skip
+    assert again.code == 2
+    assert "holds another run" in again.err

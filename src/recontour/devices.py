@@ -37,6 +37,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_learning_device(name: str) -> torch.device:
+    """The torch device called `name` for a refiner; "auto" is CUDA, else the CPU.
+
+    MPS has to be asked for: small steps gain nothing there.
+
+    Raises
+    ------
+    UnknownNameError, UsageError : as `pick_device`
+    """
+    return pick_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
+
+
 def has_native_bf16() -> bool:
     """Whether this CPU multiplies in bf16 itself; where it is emulated, fp32 is faster."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

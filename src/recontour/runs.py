@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from recontour import __version__
+from recontour import __version__, registry
 from recontour.annotations import write_annotation
 from recontour.annotations.geojson import write_complete
 from recontour.claim import FINISHED, STATE, Claim, read_json
@@ -174,6 +174,9 @@ def _identity(slide: Slide, coarse_path: Path, recipe: Recipe) -> dict[str, Any]
     settings = recipe.to_dict()
     if path := tissue_file(recipe):
         settings["tissue"] = file_digest(path)
+    weights_name = getattr(registry.lookup("encoder", recipe.encoder), "weights_name", None)
+    if weights_name is not None:
+        settings["encoder_weights"] = weights_name()
     parts = {
         "slide": slide.fingerprint,
         "mpp": slide.mpp,

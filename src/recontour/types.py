@@ -263,6 +263,8 @@ class Encoder(Protocol):
     An encoder whose features are too large to be kept twice says `context = False`: then only the
     cell is embedded, and no window twice as wide. One that was trained on a fixed field of view
     says `patch_um`, its side in µm: it then sees at least that much, however small the cell.
+    One whose weights the user chooses outside of the recipe has a static `weights_name()`: other
+    weights make another run.
     """
 
     identifier: str

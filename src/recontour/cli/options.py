@@ -36,8 +36,8 @@ Method: TypeAlias = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Refiner: lc_mil, logistic, prototype, deep_knn, pencil, identity; with --encoder vgg16 "
-        "also lc_mil_vgg16, deep_knn_vgg16.",
+        help="Refiner: lc_mil, logistic, prototype, deep_knn, pencil, identity; with --encoder "
+        "vgg16 also lc_mil_vgg16, deep_knn_vgg16.",
         rich_help_panel=REFINING,
     ),
 ]

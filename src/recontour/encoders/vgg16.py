@@ -50,6 +50,11 @@ class Vgg16:
     patch_um = mpp * patch_px
     context = False
 
+    @staticmethod
+    def weights_name() -> str:
+        """Names the weights an encoder made now would use: the user may change them."""
+        return load_vgg16().name
+
     def __init__(
         self,
         device: str = "auto",

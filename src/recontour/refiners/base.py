@@ -216,6 +216,20 @@ class ZScore:
         return x
 
 
+def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale every row of float32 (n, d) to length 1, in place; rows of zeros stay. Returns `x`.
+
+    Raises
+    ------
+    RefinerError : a value is NaN or infinite
+    """
+    length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    if not np.isfinite(length).all():
+        raise RefinerError("features hold NaN or infinite values; embed the slide again")
+    x /= np.where(length > 0, length, 1).astype(np.float32)[:, None]
+    return x
+
+
 def check_predict(cells: Cells, classes: tuple[str, ...], dim: int) -> None:
     """Refuse cells that do not look like those a refiner was fitted on."""
     if cells.classes != classes:

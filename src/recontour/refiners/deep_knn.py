@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recontour.devices import pick_learning_device
 from recontour.errors import RefinerError
 from recontour.refiners.base import (
     Cells,
@@ -20,10 +21,11 @@ from recontour.refiners.base import (
     number,
     require,
     table,
+    unit_rows,
     whole,
 )
 from recontour.refiners.head import ROWS, Head, over_all, predict, standard_rows, train_on_labels
-from recontour.refiners.neighbours import DEVICES, choose_device, nearest, unit_rows
+from recontour.refiners.neighbours import nearest
 from recontour.refiners.same_cells import cell_keys, find_keys
 from recontour.types import PatchSet
 
@@ -114,8 +116,7 @@ class DeepKnn:
         require(number(lr, 0, above=True), "lr", lr, "a number above 0")
         require(number(weight_decay, 0), "weight_decay", weight_decay, "a number of at least 0")
         check_views(views)
-        require(device in DEVICES, "device", device, "one of " + ", ".join(DEVICES))
-        choose_device(device)
+        pick_learning_device(device)  # refused here, not after minutes of embedding
         self.seed = seed
         self.k = k
         self.mode = mode

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recontour.devices import PRECISIONS, pick_precision
+from recontour.devices import PRECISIONS, pick_learning_device, pick_precision
 from recontour.errors import RefinerError
 from recontour.refiners.attention_mil import probabilities
 from recontour.refiners.base import (
@@ -21,6 +21,7 @@ from recontour.refiners.base import (
     number,
     require,
     table,
+    unit_rows,
     whole,
 )
 from recontour.refiners.deep_knn import votes
@@ -31,12 +32,11 @@ from recontour.refiners.fully_connected import (
     Linear,
     check_conv_features,
     check_finite,
-    choose_device,
     expected_cost,
     new_generator,
     uniform_start,
 )
-from recontour.refiners.neighbours import nearest, unit_rows
+from recontour.refiners.neighbours import nearest
 from recontour.refiners.same_cells import cell_keys, find_keys
 from recontour.types import PatchSet, Progress, no_progress
 from recontour.vgg import Vgg16Weights, load_vgg16
@@ -113,7 +113,7 @@ class DeepKnnVgg16:
         self.lr = lr
         self.weight_decay = weight_decay
         self.precision = precision
-        self.device = choose_device(device)
+        self.device = pick_learning_device(device)
         self.weights = weights
         self.progress: Progress = no_progress
         self._fit: _Fit | None = None

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adam import adam
 
-from recontour.devices import pick_device
 from recontour.errors import RefinerError
 from recontour.refiners.base import Cells
 from recontour.vgg import Vgg16Weights
@@ -195,16 +194,6 @@ def dropout(like: Tensor, generator: torch.Generator) -> Tensor:
     """2 with probability ½, else 0: the factors of dropout, shaped like `like`."""
     kept = torch.empty_like(like).bernoulli_(1 - DROPOUT, generator=generator)
     return kept.div_(1 - DROPOUT)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA, else the CPU.
-
-    Raises
-    ------
-    UsageError : there is no such device here
-    """
-    return pick_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
 
 
 def expected_cost(

@@ -15,20 +15,6 @@ from recontour.errors import RefinerError
 STARTS = 5
 
 
-def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale every row of float32 (n, d) to length 1, in place; rows of zeros stay. Returns `x`.
-
-    Raises
-    ------
-    RefinerError : a value is NaN or infinite
-    """
-    length = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
-    if not np.isfinite(length).all():
-        raise RefinerError("features hold NaN or infinite values; embed the slide again")
-    np.divide(x, length, out=x, where=length > 0)
-    return x
-
-
 def kmeans(
     x: NDArray[np.float32], k: int, *, seed: int = 0, starts: int = STARTS
 ) -> NDArray[np.float32]:

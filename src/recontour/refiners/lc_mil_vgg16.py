@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recontour.devices import PRECISIONS, pick_precision
+from recontour.devices import PRECISIONS, pick_learning_device, pick_precision
 from recontour.refiners.attention_mil import focal_slope, probabilities
 from recontour.refiners.base import (
     Cells,
@@ -29,7 +29,6 @@ from recontour.refiners.fully_connected import (
     Linear,
     check_conv_features,
     check_finite,
-    choose_device,
     expected_cost,
     new_generator,
     uniform_start,
@@ -121,7 +120,7 @@ class LcMilVgg16:
         self.n_seeds = n_seeds
         self.published_dropout = published_dropout
         self.precision = precision
-        self.device = choose_device(device)
+        self.device = pick_learning_device(device)
         self.weights = weights
         self.progress: Progress = no_progress
         self._fit: tuple[tuple[str, ...], int, tuple[BagModel, ...]] | None = None

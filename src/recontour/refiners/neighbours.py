@@ -7,21 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recontour.errors import UsageError
+from recontour.devices import pick_learning_device
 
-DEVICES = ("auto", "cpu", "cuda")
 # The same cell given twice differs by less in float32, depending on where the product puts it.
 TIE = 2.0**-20
 MEMORY = 256 << 20  # bytes of maxima held at a time
 TILE = 1024  # queries and references a product: its result is still in the cache when reduced
 GROUP = 32  # references that share one maximum, at least; TILE is a multiple
-
-
-def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide each row of float32 (n, d) by its length, in place; a row of zeros stays one."""
-    length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
-    x /= np.where(length > 0, length, 1).astype(np.float32)[:, None]
-    return x
 
 
 def nearest(
@@ -49,7 +41,7 @@ def nearest(
     references : float32 (n, d), unit rows
     k : 1 to n, or to n - 1 where something is excluded
     exclude : (m,) the one reference that each query must not find (itself), -1 for none
-    device : "auto" (a CUDA device if there is one), "cpu" or "cuda"
+    device : "auto" (a CUDA device if there is one), "cpu", "cuda", …
 
     Returns
     -------
@@ -60,12 +52,13 @@ def nearest(
     ------
     ValueError : fewer references than k
     UsageError : no such device here
+    UnknownNameError : no kind of device is called that
     """
     m, n = len(queries), len(references)
     excluding = exclude is not None and bool((exclude >= 0).any())
     if not 1 <= k <= n - excluding:
         raise ValueError(f"{k} neighbours wanted of {n - excluding}")
-    place = choose_device(device)
+    place = pick_learning_device(device)
     size = _group_size(n) if queries is references else GROUP
     groups = -(-n // size)
     rows = max(1, MEMORY // (4 * groups))  # queries a pass
@@ -88,22 +81,6 @@ def nearest(
                 here = slice(i + int(part[0]), i + int(part[-1]) + 1)
                 index[here], cosine[here] = found.cpu().numpy(), value.cpu().numpy()
     return index, cosine
-
-
-def choose_device(device: str) -> torch.device:
-    """Where to compute.
-
-    Raises
-    ------
-    UsageError : "cuda" where there is none, or a name that is none of `DEVICES`
-    """
-    if device not in DEVICES:
-        raise UsageError(f"option device={device!r} must be one of {', '.join(DEVICES)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("option device='cuda', but there is no CUDA device here; use cpu or auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def _group_size(n: int) -> int:

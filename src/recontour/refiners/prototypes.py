@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import RefinerError
-from recontour.refiners.base import CHUNK, Cells, ZScore
-from recontour.refiners.kmeans import STARTS, kmeans, unit
+from recontour.refiners.base import CHUNK, Cells, ZScore, unit_rows
+from recontour.refiners.kmeans import STARTS, kmeans
 
 MOST_LOCAL = 16
 CELLS_A_PROTOTYPE = 50
@@ -31,7 +31,7 @@ def directions(cells: Cells, index: NDArray[np.intp], scale: ZScore | None) -> N
     out = np.empty((len(index), cells.dim), np.float32)
     for i in range(0, len(index), CHUNK):
         rows = cells.rows(index[i : i + CHUNK])
-        out[i : i + CHUNK] = unit(rows if scale is None else scale(rows))
+        out[i : i + CHUNK] = unit_rows(rows if scale is None else scale(rows))
     return out
 
 
@@ -68,7 +68,7 @@ def local_prototypes(
     k = count_local(len(x), k_local)
     if len(x) > MOST_ROWS:
         x = x[np.random.default_rng(seed).choice(len(x), MOST_ROWS, replace=False)]
-    return unit(kmeans(x, k, seed=seed, starts=starts))
+    return unit_rows(kmeans(x, k, seed=seed, starts=starts))
 
 
 def global_prototypes(
@@ -101,7 +101,7 @@ def global_prototypes(
             "with k_local"
         )
     k = min(MOST_GLOBAL, len(stacked)) if k_global is None else k_global
-    return unit(kmeans(stacked, k, seed=seed, starts=starts))
+    return unit_rows(kmeans(stacked, k, seed=seed, starts=starts))
 
 
 def cosines(
