@@ -434,6 +434,15 @@ class TestSpecs:
         assert {"lc_mil", "logistic"} <= labels
         assert not labels & {"identity", "lc_mil_vgg16", "deep_knn_vgg16"}
 
+    def test_a_preset_gives_the_method_and_its_ablation_the_settings_of_the_paper(self):
+        paper = Recipe(method="prototype", method_options={"major": "coverage"})
+        methods, notes = parse_methods(["prototype", "ablation"], paper, pooled=True)
+        own = [m for m in methods if m.name == "prototype"]
+        assert len(own) == 6
+        assert all(m.pooled and m.options["major"] == "coverage" for m in own)
+        assert [m.options.get("ablation") for m in own] == [None, "CA", "LP", "GP", "DDS", "RF"]
+        assert "prototype runs with major=coverage and all slides together" in notes
+
     def test_the_ablation_has_the_rows_of_the_paper(self):
         methods, _ = parse_methods(["ablation"])
         rows = [m.options.get("ablation") for m in methods if m.name == "prototype"]

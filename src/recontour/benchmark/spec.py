@@ -188,7 +188,7 @@ class Plan:
 
 
 def parse_methods(
-    texts: Sequence[str], recipe: Recipe | None = None
+    texts: Sequence[str], recipe: Recipe | None = None, *, pooled: bool = False
 ) -> tuple[tuple[MethodSpec, ...], tuple[str, ...]]:
     """The methods that `--methods` names, and sentences for the user.
 
@@ -198,7 +198,8 @@ def parse_methods(
 
     Parameters
     ----------
-    recipe : the method it names has its options where it is named without any
+    recipe : the method it names has its options where it is named without any; of `ablation`, too
+    pooled : that method is fitted on all slides together
 
     Raises
     ------
@@ -215,11 +216,16 @@ def parse_methods(
         else:
             found.append(parse_method(text))
     notes = []
-    if recipe is not None and recipe.method_options:
+    if recipe is not None and (recipe.method_options or pooled):
         for i, method in enumerate(found):
-            if method.name == recipe.method and not method.options:
-                found[i] = replace(method, options=dict(recipe.method_options))
-                notes.append(f"{method.label} runs with {_said(recipe.method_options)}")
+            if method.name != recipe.method or set(method.options) - {"ablation"}:
+                continue
+            options = {**recipe.method_options, **method.options}
+            found[i] = replace(method, options=options, pooled=pooled or method.pooled)
+            how = [_said(recipe.method_options)] if recipe.method_options else []
+            how += ["all slides together"] if found[i].pooled and not method.pooled else []
+            if how:
+                notes.append(f"{method.label} runs with {' and '.join(how)}")
     found = _without_repeats(found)
     if not any(m.name == BASELINE and not m.options and not m.pooled for m in found):
         found.insert(0, MethodSpec(BASELINE, BASELINE))

@@ -147,7 +147,11 @@ def benchmark(
         ),
         preset,
     )
-    found, notes = parse_methods(methods or [recipe.method], recipe)
+    found, notes = parse_methods(
+        methods or [recipe.method],
+        recipe,
+        pooled=preset is not None and _learns_from_all(preset, recipe.method),
+    )
     outlines, more = parse_outlines(coarse or ["published"], _simulation(preset, dataset))
     plan = Plan(
         dataset=dataset,
@@ -222,6 +226,14 @@ def print_means(results: Path) -> None:
 
 def _split(texts: list[str]) -> list[str]:
     return [name for text in texts for name in text.replace(",", " ").split()]
+
+
+def _learns_from_all(preset: str, method: str) -> bool:
+    """Whether the paper pools its slides, and the method is still that of the paper."""
+    from recontour.presets import load
+
+    own = load(preset)
+    return own.pooled and own.recipe.method == method
 
 
 def _simulation(preset: str | None, dataset: str) -> dict[str, object]:

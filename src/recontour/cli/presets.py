@@ -59,6 +59,7 @@ def presets(
                 "dataset": preset.dataset,
                 "recipe": preset.recipe.to_dict(),
                 "simulation": dict(preset.simulation),
+                "pooled": preset.pooled,
                 "notes": list(preset.notes),
             }
         )
@@ -66,6 +67,8 @@ def presets(
     rows = [("title", preset.title), ("paper", preset.paper), ("data set", preset.dataset)]
     rows += [(key, _written(value)) for key, value in preset.settings().items()]
     rows += [(f"simulation {key}", _written(value)) for key, value in preset.simulation.items()]
+    if preset.pooled:
+        rows.append(("pooled", "true (in the benchmark)"))
     console.print_table(preset.name, rows)
     print("everything else as by default")
     for note in preset.notes:

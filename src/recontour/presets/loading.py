@@ -11,7 +11,7 @@ from typing import Any
 from recontour.errors import UnknownNameError, UsageError
 from recontour.recipe import Recipe
 
-_KEYS = {"title", "paper", "dataset", "recipe", "simulation", "notes"}
+_KEYS = {"title", "paper", "dataset", "recipe", "simulation", "pooled", "notes"}
 _TUPLES = ("classes", "exclude_classes")
 
 
@@ -29,6 +29,7 @@ class Preset:
     notes : sentences on what the paper leaves open, and where this departs from it
     simulation : `kind` and severity of the coarse outlines that the paper simulates on this data
         set, where they are not the default ones
+    pooled : the paper learns from all slides together, as the benchmark then does too
     """
 
     name: str
@@ -38,6 +39,7 @@ class Preset:
     recipe: Recipe
     notes: tuple[str, ...] = ()
     simulation: Mapping[str, Any] = field(default_factory=dict)
+    pooled: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What the recipe sets differently from the defaults, by name."""
@@ -84,6 +86,7 @@ def parse(name: str, text: str) -> Preset:
             recipe[key] = tuple(recipe[key])
     for key, value in recipe.items():
         _check_type(f"preset {name}, [recipe] {key}", value, getattr(Recipe(), key))
+    _check_type(f"preset {name}, pooled", data.get("pooled", False), False)
     return Preset(
         name=name,
         title=data["title"],
@@ -92,6 +95,7 @@ def parse(name: str, text: str) -> Preset:
         recipe=Recipe(**recipe),
         notes=tuple(data.get("notes", ())),
         simulation=data.get("simulation", {}),
+        pooled=data.get("pooled", False),
     )
 
 
