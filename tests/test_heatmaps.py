@@ -346,7 +346,9 @@ def test_maps_that_are_not_of_this_truth_are_refused(refuse, tmp_path):
 
 def test_options_that_do_not_go_with_it_are_refused(refuse, cli, tmp_path):
     fine = np.zeros((10, 10))
-    for option in (("--cell-px", 4), ("--cell-um", 4), ("--tissue", "rgb")):
+    for option in (
+        ("--cell-px", 4), ("--cell-um", 4), ("--tissue", "rgb"), ("--tissue-downsample", 64),
+    ):  # fmt: skip
         refuse(fine, option[0], "--stride-px", more=option, code=2)
     for option in (("--postprocess", "published"), ("--stride-px", 256)):
         answer = cli("evaluate", "--truth", tmp_path / "truth.geojson", "--prediction",
@@ -365,6 +367,15 @@ def test_a_coarse_outline_may_reach_past_the_map_but_that_is_said():
     assert found.coarse is not None
     assert found.coarse.overall["f1"] == 1
     assert any("the coarse" in note and "beyond" in note for note in found.notes)
+
+
+def test_a_tumour_at_the_edge_may_reach_past_a_map_of_overlapping_patches():
+    # Patches of 256 px every 128 px, as of PAIP2019: of 1,000 px only (1000 - 256) // 128 + 1 fit.
+    whole = Annotation("s", (Region("1", box(300, 300, 1000, 1000), "Tumor"),))
+    found = evaluate_heatmap(whole, HeatMap(np.full((6, 6), 0.9), 128))
+    assert found.prediction.overall["tpr"] == 1
+    with pytest.raises(UsageError, match="reaches beyond"):
+        evaluate_heatmap(whole, HeatMap(np.full((5, 6), 0.9), 128))
 
 
 def test_a_slide_gives_pixel_size_and_places_masks(cli, scene, tmp_path):

@@ -97,6 +97,7 @@ def evaluate_heatmap_files(
         ("--cell-um", recipe.cell_um is not None),
         ("--cell-px", recipe.cell_px is not None),
         ("--tissue", recipe.tissue != Recipe().tissue),
+        ("--tissue-downsample", recipe.tissue_downsample is not None),
     ):
         if given:
             raise UsageError(

@@ -113,14 +113,15 @@ def _check_place(outlines: Outlines, heatmap: HeatMap) -> list[str]:
         bounds = np.array([shape.bounds for shape in shapes])
         x0, y0 = bounds[:, :2].min(axis=0)
         x1, y1 = bounds[:, 2:].max(axis=0)
-        # The last, incomplete cells of a slide may be missing from a map.
-        spare = heatmap.stride_px
+        # The last, incomplete cells of a slide may be missing from a map: two a side where patches
+        # overlap by half.
+        spare = 2 * heatmap.stride_px
         if x0 >= -spare and y0 >= -spare and x1 <= width + spare and y1 <= height + spare:
             continue
         rows, cols = heatmap.values.shape
         said = (
             f"the {role} (x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}) reaches beyond the heat "
-            f"map ({rows} x {cols} cells of {spare} px: {width} x {height} px)"
+            f"map ({rows} x {cols} cells of {heatmap.stride_px} px: {width} x {height} px)"
         )
         if role == TRUTH or x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
             raise UsageError(
