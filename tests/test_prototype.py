@@ -15,7 +15,7 @@ from recontour.refiners.base import ZScore, table
 from recontour.refiners.cell_classifier import CellClassifier, focal_slope, layer_norm
 from recontour.refiners.cell_training import Inputs, draw_balanced, draw_shuffled
 from recontour.refiners.known_cells import Known
-from recontour.refiners.prototype import ABLATIONS, Prototype
+from recontour.refiners.prototype import ABLATIONS, Prototype, likeliest
 from recontour.refiners.prototypes import count_local, global_prototypes, local_prototypes
 from recontour.refiners.pseudo_labels import (
     Majors,
@@ -252,6 +252,16 @@ def test_refinetuning_is_left_out_where_it_would_flip_too_much_or_lose_a_class()
     assert accuracy(tuned.predict_proba(patches), tumour) > 0.99
 
 
+def test_refinetuning_asks_its_threshold_which_cells_are_of_a_class() -> None:
+    patches, _ = generous()
+    strict = quick(refinetune_threshold=1.0).fit([patches])
+    assert strict.notes == ("no re-finetuning: no cell would be left of 'Tumor'",)
+    lax = quick(refinetune_threshold=0.0).fit([patches])
+    assert "of the coarse labels would flip" in lax.notes[0]
+    probs = np.array([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3], [0.6, 0.1, 0.3], [0.2, 0.3, 0.5]])
+    assert likeliest(probs.astype(np.float32), 0.5).tolist() == [1, 1, 0, 2]
+
+
 def test_a_class_that_would_vanish_is_named() -> None:
     model = Prototype()
     labels = np.array([0, 0, 1, 2], np.int8)
@@ -434,6 +444,7 @@ def test_cleans_easy_noise_with_the_defaults() -> None:
         ("per_slide", 1),
         ("dropout", 1.0),
         ("most_flips", float("nan")),
+        ("refinetune_threshold", 1.1),
         ("views", "wide"),
     ],
 )

@@ -92,6 +92,7 @@ class Prototype:
     prototypes : "global"; "local": every slide by its own; "none": the coarse labels are learnt
     sampling : "dynamic": balanced batches, drawn afresh; "shuffled": plain minibatches, as many
     refinetune : train on, `epochs` times all cells with their predicted label, at `refinetune_lr`.
+        A cell is background where the classes together have less than `refinetune_threshold`.
         Left out, with a note, where more than `most_flips` of the coarse labels would flip or a
         class would vanish
     ablation : "CA", "LP", "GP", "DDS" or "RF": sets the three options above to a row of the paper's
@@ -139,6 +140,7 @@ class Prototype:
         focal_alpha: float = 0.5,
         epochs: int = 5,
         refinetune_lr: float = 1e-4,
+        refinetune_threshold: float = 0.5,
         most_flips: float = 0.4,
         views: str = "cell",
     ) -> None:
@@ -179,6 +181,7 @@ class Prototype:
         for name, value in (
             ("min_share", min_share),
             ("focal_alpha", focal_alpha),
+            ("refinetune_threshold", refinetune_threshold),
             ("most_flips", most_flips),
         ):
             require(number(value, 0) and value <= 1, name, value, "a number from 0 to 1")
@@ -237,6 +240,7 @@ class Prototype:
         self.focal_alpha = focal_alpha
         self.epochs = epochs
         self.refinetune_lr = refinetune_lr
+        self.refinetune_threshold = refinetune_threshold
         self.most_flips = most_flips
         self.views = views
         self._fit: tuple[tuple[str, ...], ZScore, dict[str, CellClassifier]] | None = None
@@ -375,7 +379,7 @@ class Prototype:
         train(model, inputs, blocks, cosine_rate(self.lr, self.iterations), self.weight_decay)
         if not self.refinetune:
             return model
-        found = predict(model, inputs, k).argmax(axis=1).astype(np.int8)
+        found = likeliest(predict(model, inputs, k), self.refinetune_threshold)
         why_not = self._unsafe(known.labels, found, cells.classes)
         if why_not:
             notes.append(f"{who}no re-finetuning: {why_not}")
@@ -399,6 +403,20 @@ class Prototype:
 
     def _seed(self, *purpose: int) -> int:
         return int(np.random.default_rng([self.seed, *purpose]).integers(2**31))
+
+
+def likeliest(probs: NDArray[np.float32], threshold: float) -> NDArray[np.int8]:
+    """int8 (n,): the likeliest class where all classes together have `threshold`, else background.
+
+    Parameters
+    ----------
+    probs : (n, K), rows sum to 1
+    """
+    classes = probs[:, 1:]
+    found: NDArray[np.int8] = np.where(
+        classes.sum(axis=1) >= threshold, 1 + classes.argmax(axis=1), 0
+    ).astype(np.int8)
+    return found
 
 
 def _forced(
