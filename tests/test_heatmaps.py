@@ -205,6 +205,21 @@ def test_votes_go_straight_to_the_morphology():
     assert np.array_equal(decide(HeatMap(votes == 1), "published"), expected)
 
 
+def test_objects_and_holes_of_a_hundred_cells_stay_and_of_one_less_go():
+    votes = np.zeros((60, 60))
+    votes[2:12, 2:12] = 1  # 100
+    votes[2:13, 20:29] = 1  # 99
+    votes[20:58, 2:58] = 1
+    votes[30:40, 10:20] = 0  # 100
+    votes[30:41, 30:39] = 0  # 99
+    found = decide(HeatMap(votes), "published")
+    assert found[5, 5]
+    assert not found[5, 25]
+    assert not found[35, 15]
+    assert found[35, 35]
+    assert np.array_equal(found, published(votes))
+
+
 def test_our_own_rules_leave_small_lesions_and_keep_to_the_tissue():
     values = np.full((20, 20), 0.1)
     values[4:7, 4:7] = 0.9

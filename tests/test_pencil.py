@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from recontour.errors import UsageError
+from recontour.refiners.head import Head
 from recontour.refiners.pencil import BalancedBatches, Pencil, label_slope, score_slope
 from recontour.types import PatchGrid, PatchSet
 
@@ -104,6 +106,59 @@ def test_the_compatibility_loss_by_hand() -> None:
     step = 0.1 * 0.16 * 2 * 0.6457
     torch.testing.assert_close(
         label_slope(f, y, given, held, True), torch.tensor([[step, -step]]), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_three_stages_are_those_of_the_paper(classes: int) -> None:
+    """The whole training, with the losses as they are written and autograd; λ is 600 at 128."""
+    patches, _ = slide(side=20, d=6)
+    labels = patches.labels.copy()
+    labels[:100] = classes - 1
+    trust = np.linspace(0.2, 1, 400).astype(np.float32)
+    names = ("background", "Tumor", "Stroma")[:classes]
+    patches = dataclasses.replace(patches, labels=labels, trust=trust, classes=names)
+    options = {"epochs_1": 2, "epochs_2": 3, "epochs_3": 3, "hidden": 8, "alpha": 0.2, "beta": 0.3}
+    batch, decay = 90, 1e-3
+    model = Pencil(seed=1, batch=batch, weight_decay=decay, **options).fit([patches])  # type: ignore[arg-type]
+
+    x = patches.features.astype(np.float64)
+    x = torch.from_numpy(((x - x.mean(0)) / x.std(0)).astype(np.float32))
+    weight = torch.from_numpy(trust / trust.mean())
+    held = torch.from_numpy(0.2 * trust)
+    given = torch.from_numpy(labels.astype(np.int64))
+    rng = np.random.default_rng(1)
+    start = Head(rng, 6, 8, classes)
+    p = [w.clone().requires_grad_() for w in start._weights]
+    sgd = torch.optim.SGD(p, weight_decay=decay)
+    draws = BalancedBatches(rng, labels, classes, batch, 2000)
+    y = (10 * torch.eye(classes)[given]).requires_grad_()
+    for epoch, rate in enumerate([0.01] * 6 + [0.001, 0.0001]):
+        sgd.param_groups[0]["lr"] = rate
+        for rows in draws.epoch():
+            sgd.zero_grad()
+            y.grad = None
+            scores = torch.relu(x[rows] @ p[0] + p[1]) @ p[2] + p[3]
+            if epoch < 2:
+                of_cell = torch.nn.functional.cross_entropy(scores, given[rows], reduction="none")
+            else:
+                second = epoch < 5
+                of_cell = loss(scores, y[rows], given[rows], 0.0, 0.3 if second else 0.0, False)
+            (weight[rows] * of_cell).mean().backward()
+            if epoch in (2, 3, 4):
+                # Labels move by the loss of their own cell, with α times its trust.
+                y.grad = None
+                whole = loss(scores.detach(), y[rows], given[rows], 0.0, 0.0, False)
+                pull = torch.nn.functional.cross_entropy(y[rows], given[rows], reduction="none")
+                (whole + held[rows] * pull).mean().backward()
+                with torch.no_grad():
+                    y -= 600 * len(rows) / 128 * y.grad
+            sgd.step()
+    assert model.labels_ is not None
+    np.testing.assert_allclose(model.labels_, y.detach().softmax(1), atol=1e-5)
+    h = torch.relu(x @ p[0] + p[1])
+    np.testing.assert_allclose(
+        model.predict_proba(patches), (h @ p[2] + p[3]).softmax(1).detach(), atol=1e-5
     )
 
 

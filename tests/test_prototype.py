@@ -262,6 +262,17 @@ def test_refinetuning_asks_its_threshold_which_cells_are_of_a_class() -> None:
     assert likeliest(probs.astype(np.float32), 0.5).tolist() == [1, 1, 0, 2]
 
 
+def test_refinetuning_learns_what_was_predicted_not_what_was_drawn() -> None:
+    # The stroma inside the outline taught nothing and was called background; more rounds on that
+    # answer make the model surer of it, more rounds on the coarse labels would undo it.
+    patches, tumour = generous()
+    stroma_inside = (patches.labels == 1) & ~tumour
+    plain = quick(refinetune=False).fit([patches]).predict_proba(patches)[:, 1]
+    tuned = quick(epochs=60).fit([patches]).predict_proba(patches)[:, 1]
+    assert tuned[stroma_inside].mean() < 0.9 * plain[stroma_inside].mean()
+    assert tuned[tumour].mean() > plain[tumour].mean()
+
+
 def test_a_class_that_would_vanish_is_named() -> None:
     model = Prototype()
     labels = np.array([0, 0, 1, 2], np.int8)
