@@ -68,7 +68,7 @@ def refine_slide(
         runtime.progress("fit", 1, 1)
     with clock("trace"):
         smooth = smooth_probs(work.grid, probs, rules)
-        decided = clean_labels(work.grid, smooth, rules)
+        decided = clean_labels(work.grid, smooth, rules, raw=probs)
         traced = trace_regions(work.grid, smooth, decided, rules, slide_size=work.slide.size)
         areas = constrain(
             traced,

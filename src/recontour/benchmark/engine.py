@@ -263,7 +263,8 @@ class Scorer:
         ValueError : not a probability for every cell
         """
         grid: PatchGrid = self.laid.grid
-        return clean_labels(grid, smooth_probs(grid, probs, self.rules), self.rules)
+        smooth = smooth_probs(grid, probs, self.rules)
+        return clean_labels(grid, smooth, self.rules, raw=probs)
 
     def scored(
         self, unit: Unit, want: Wanted, found: Map, given: Map, facts: Mapping[str, Any]

@@ -56,7 +56,7 @@ class Subject:
         probs = make_refiner(method, seed=seed, **options).fit([patches]).predict_proba(patches)
         grid = patches.grid
         smooth = smooth_probs(grid, probs, self.rules)
-        decided = clean_labels(grid, smooth, self.rules)
+        decided = clean_labels(grid, smooth, self.rules, raw=probs)
         return Answer(smooth, decided, decided[grid.rows, grid.cols])
 
     def resample(self, seed: int, number: int) -> NDArray[np.int8]:
