@@ -131,7 +131,7 @@ def test_rings_are_repaired_and_bad_points_said(tmp_path):
     data["s"]["annotations_outer"] += [bow, nans, [(1, 1), (2, 2)], [7, "?", None], []]
     found = read_annotation(save(tmp_path / "a.sav", data), Frame(origin=(10.0, 0.0)))
     assert [r.geometry.area for r in found.regions] == [10_000, 5_000, 1_250]
-    assert found.regions[0].geometry.bounds == (10, 0, 110, 100)
+    assert found.regions[0].geometry.bounds == (0, 0, 100, 100)
     said = "\n".join(found.notes)
     for words in ("outer ring 2: a ring crossed itself", "outer ring 3: points that were not",
                   "outer ring 4: a ring had too few points", "outer ring 5", "outer ring 6",

@@ -75,7 +75,7 @@ class Asap:
             if kind.casefold() not in OUTLINES:
                 others[kind] += 1
                 continue
-            drawn.append(_drawn(element, place, kind, frame, notes))
+            drawn.append(_drawn(element, place, kind, notes))
         for kind, count in others.items():
             notes.append(f"{count} annotation(s) of type {kind} are no outlines: left out")
         notes += _translations(drawn)
@@ -97,10 +97,10 @@ class Asap:
         raise cannot_write(path, "ASAP XML")
 
 
-def _drawn(element: Element, place: int, kind: str, frame: Frame, notes: list[str]) -> Drawn:
+def _drawn(element: Element, place: int, kind: str, notes: list[str]) -> Drawn:
     name = element.get("Name", "").strip()
     who = f"annotation {place}" + (f" ({name})" if name else "")
-    points = usable_points(_points(element, who, notes), frame, who, notes)
+    points = usable_points(_points(element, who, notes), who, notes)
     if kind.casefold() == "rectangle":
         points = rectangle(points)
     group = element.get("PartOfGroup", "")

@@ -68,7 +68,7 @@ class ImageScope:
                 if kind:
                     others[kind] += 1
                     continue
-                drawn.append(_drawn(region, who, label, frame, notes))
+                drawn.append(_drawn(region, who, label, notes))
         for kind, count in others.items():
             notes.append(f"{count} region(s) are no outlines but {kind}: left out")
         notes += _pixel_size(root, frame)
@@ -135,12 +135,12 @@ def _other_kind(region: Element) -> str | None:
     return _OTHER_TYPES.get(kind, f"of type {kind}")
 
 
-def _drawn(region: Element, who: str, label: str, frame: Frame, notes: list[str]) -> Drawn:
+def _drawn(region: Element, who: str, label: str, notes: list[str]) -> Drawn:
     raw = [
         (number(v.get("X")), number(v.get("Y"))) for v in region.iter() if v.tag in ("Vertex", "V")
     ]
     # Two corners of a shape may be the same point; nothing closes them.
-    points = usable_points(raw, frame, who, notes)
+    points = usable_points(raw, who, notes)
     if len(points) == 2:
         kind = region.get("Type", "").strip()
         points = {RECTANGLE: rectangle, ELLIPSE: ellipse}.get(kind, list)(points)

@@ -13,7 +13,7 @@ from recontour.annotations.qupath import made_id
 from recontour.annotations.shapes import BAD_POINTS, FARTHEST_PX, polygons_from
 from recontour.errors import UsageError
 from recontour.geometry import polygonal, union
-from recontour.types import Frame, Geometry, Region, Ring
+from recontour.types import Geometry, Region, Ring
 
 Point = tuple[float, float]
 
@@ -30,13 +30,15 @@ class Drawn:
     name: str = ""
 
 
-def usable_points(points: Iterable[Point], frame: Frame, who: str, notes: list[str]) -> list[Point]:
-    """The points that are numbers, moved to level-0 px, without the one that closes the ring."""
+def usable_points(points: Iterable[Point], who: str, notes: list[str]) -> list[Point]:
+    """The points that are numbers, without the one that closes the ring.
+
+    These formats count from the corner of the stored image, whatever the bounds of the slide:
+    `Frame.origin`, where QuPath's coordinates start, does not move them.
+    """
     given = list(points)
-    x0, y0 = frame.origin
-    good = [
-        (x + x0, y + y0) for x, y in given if abs(x) <= FARTHEST_PX and abs(y) <= FARTHEST_PX
-    ]  # False for NaN
+    # False for NaN
+    good = [(x, y) for x, y in given if abs(x) <= FARTHEST_PX and abs(y) <= FARTHEST_PX]
     if len(good) < len(given):
         notes.append(f"{who}: {BAD_POINTS}")
     if len(good) > 1 and good[0] == good[-1]:

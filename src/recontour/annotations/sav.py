@@ -56,7 +56,7 @@ class Sav:
         if entry.variant is not None:
             found = found[entry.variant]
         drawn = [
-            _drawn(points, f"{kind} ring {place}", kind == "outer", frame, notes)
+            _drawn(points, f"{kind} ring {place}", kind == "outer", notes)
             for kind, key in (("outer", OUTER), ("inner", INNER))
             for place, points in enumerate(_rings(found.get(key), f"{entry}: {key}", path), 1)
         ]
@@ -174,8 +174,8 @@ def _is_point(item: Sequence[Any]) -> bool:
     return len(item) == 2 and all(isinstance(v, int | float) for v in item)
 
 
-def _drawn(points: Sequence[Any], who: str, inside: bool, frame: Frame, notes: list[str]) -> Drawn:
-    usable = usable_points(map(_point, points), frame, who, notes)
+def _drawn(points: Sequence[Any], who: str, inside: bool, notes: list[str]) -> Drawn:
+    usable = usable_points(map(_point, points), who, notes)
     group = OUTER if inside else INNER
     return Drawn(Ring(tuple(usable), group, inside, LESION), who)
 
