@@ -328,6 +328,16 @@ def test_too_few_cells() -> None:
     np.testing.assert_allclose(quick().fit([same]).predict_proba(same).sum(axis=1), 1, atol=1e-6)
 
 
+def test_cells_without_a_label_or_without_trust_are_not_learnt_from() -> None:
+    patches = patch_set(np.zeros(4, int), np.array([0, 1, -1, 1]))
+    told = dataclasses.replace(patches, trust=np.array([1, 0, 1, 0.5], np.float32))
+    known = Known.of(table([told, told]), ("a", "b"))
+    assert known.index.tolist() == [0, 3, 4, 7]
+    assert known.slides.tolist() == [0, 0, 1, 1]
+    assert known.labels.tolist() == [0, 1, 0, 1]
+    assert known.trust.tolist() == [1, 0.5, 1, 0.5]
+
+
 def test_trust_weighs_the_counts() -> None:
     """Half of the stroma was outlined; believed, it is tumour, doubted, it is not."""
     looks = np.repeat([TUMOUR, STROMA, STROMA, FAT], [200, 200, 200, 200])
