@@ -332,7 +332,7 @@ def test_a_pool_that_is_too_large_fails_alone(data, tmp_path, monkeypatch):
     def too_much(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("recontour.benchmark.engine._Pool", too_much)
+    monkeypatch.setattr("recontour.benchmark.pooling._Pool", too_much)
     pooled = MethodSpec("identity (pooled)", "identity", pooled=True)
     spec = plan(methods=(LOGISTIC, pooled), seeds=1)
     outcome = run(spec, data, tmp_path / "out")

@@ -14,16 +14,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from recontour.benchmark.engine import (
-    count_units,
-    failures,
-    methods_on,
-    run_case,
-    run_pooled,
-    wanted_outlines,
-)
+from recontour.benchmark.engine import failures, run_case
+from recontour.benchmark.pooling import run_pooled
 from recontour.benchmark.records import Results
 from recontour.benchmark.spec import DRAWN, OutlineSpec, Plan
+from recontour.benchmark.wanted import count_units, methods_on, wanted_outlines
 from recontour.datasets import Case, Listing
 from recontour.errors import OutputError, UnknownNameError, UsageError
 from recontour.recipe import Progress, Runtime, no_progress
