@@ -29,6 +29,7 @@ from recontour.benchmark.spec import (
     MethodSpec,
     OutlineSpec,
     Plan,
+    check_places,
     parse_methods,
     parse_outlines,
     split_specs,
@@ -452,6 +453,19 @@ class TestSpecs:
         assert not MethodSpec("a", "lc_mil_vgg16").runs_on("colour")
         assert MethodSpec("a", "lc_mil_vgg16").runs_on("vgg16")
         assert not MethodSpec("a", "logistic", encoder="vgg16").runs_on("colour")
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("lc_mil_vgg16", "lc_mil_vgg16 runs on the encoder vgg16 only"),
+            ("logistic:on=vgg16,as=mine", "mine runs on the encoder vgg16 only"),
+        ],
+    )
+    def test_a_method_that_would_run_nowhere_is_refused(self, text, words):
+        methods, _ = parse_methods([text])
+        check_places(methods, ["colour", "vgg16"])
+        with pytest.raises(UsageError, match=words):
+            check_places(methods, ["colour"])
 
     @pytest.mark.parametrize(
         ("texts", "words"),

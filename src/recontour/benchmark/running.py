@@ -110,7 +110,7 @@ def check_cases(plan: Plan, listing: Listing, *, skip_missing: bool) -> None:
     if listing.missing and not skip_missing:
         said = "\n  ".join(listing.missing)
         raise UsageError(
-            f"{len(listing.missing)} files are missing:\n  {said}\n"
+            f"{len(listing.missing)} file(s) missing:\n  {said}\n"
             "put them there, or pass --skip-missing to go on without those cases"
         )
     if not listing.cases:

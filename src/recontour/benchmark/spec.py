@@ -332,6 +332,22 @@ def check_encoders(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def check_places(methods: Sequence[MethodSpec], encoders: Sequence[str]) -> None:
+    """Refuse a method that would run on none of the encoders.
+
+    Raises
+    ------
+    UsageError : names the method and the encoder that is needed
+    """
+    for method in methods:
+        if not any(method.runs_on(encoder) for encoder in encoders):
+            needed = method.encoder or VGG
+            raise UsageError(
+                f"{method.label} runs on the encoder {needed} only, and --encoders is "
+                f"{', '.join(encoders)}: add {needed} to it, or leave the method out"
+            )
+
+
 def is_drawn(name: str) -> bool:
     """Whether an outline of this name, of those that come with a case, was drawn by hand.
 

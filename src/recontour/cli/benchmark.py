@@ -121,7 +121,13 @@ def benchmark(
     """Run methods on simulated and drawn outlines of many slides; leaves tables and a report."""
     from recontour.benchmark.records import SCHEMA
     from recontour.benchmark.running import run_benchmark
-    from recontour.benchmark.spec import Plan, check_encoders, parse_methods, parse_outlines
+    from recontour.benchmark.spec import (
+        Plan,
+        check_encoders,
+        check_places,
+        parse_methods,
+        parse_outlines,
+    )
     from recontour.datasets import open_dataset
     from recontour.reports.benchmark_page import PAGE, write_benchmark_report
     from recontour.runs import versions
@@ -153,12 +159,14 @@ def benchmark(
         pooled=preset is not None and _learns_from_all(preset, recipe.method),
     )
     outlines, more = parse_outlines(coarse or ["published"], _simulation(preset, dataset))
+    named = check_encoders(_split(encoders or [recipe.encoder]))
+    check_places(found, named)
     plan = Plan(
         dataset=dataset,
         recipe=recipe,
         methods=found,
         outlines=outlines,
-        encoders=check_encoders(_split(encoders or [recipe.encoder])),
+        encoders=named,
         seeds=seeds,
         preset=preset or "",
         keep_all=keep_all,
