@@ -405,6 +405,18 @@ def test_a_slide_gives_pixel_size_and_places_masks(cli, scene, tmp_path):
     assert sum(found["truth_area_um2"].values()) > 0
 
 
+def test_a_wrong_stride_is_noticed(cli, scene, tmp_path):
+    np.save(tmp_path / "map.npy", np.full((24, 24), 0.9))
+    given = ("evaluate", "--truth", scene.truth, "--prediction", tmp_path / "map.npy")
+    answer = cli(*given, "--slide", scene.slide)
+    assert answer.code == 2
+    assert "larger than the slide" in answer.err
+    assert "--stride-px" in answer.err
+    answer = cli(*given, "--stride-px", 100_000)
+    assert answer.code == 0, answer.err
+    assert "no cell of the map lies in the truth" in answer.out + answer.err
+
+
 def test_the_precision_of_the_map_is_kept(tmp_path):
     for dtype in (">f8", "<f4", np.float16, np.longdouble):
         values = made((30, 40), 2).astype(dtype)

@@ -90,7 +90,8 @@ def evaluate_heatmap_files(
 
     Raises
     ------
-    UsageError : another size of cells or another tissue is asked for; a mask does not fit the map
+    UsageError : another size of cells or another tissue is asked for; a mask does not fit the map,
+        or the map not the slide
     """
     recipe = recipe or Recipe()
     for option, given in (
@@ -111,6 +112,7 @@ def evaluate_heatmap_files(
     if slide is not None:
         with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
             frame, mpp = frame_of(opened, recipe.origin, recipe.entry), opened.mpp
+            _check_size(heatmap, opened.size)
     read, masks = {}, []
     for role, path in (("truth", truth), ("coarse", coarse)):
         if path is None:
@@ -132,6 +134,18 @@ def evaluate_heatmap_files(
         exclude=recipe.exclude_classes,
         subtract=subtract,
     )
+
+
+def _check_size(heatmap: HeatMap, size: tuple[int, int]) -> None:
+    """A map may end before the slide does, or with a cell or two that reach past its edge."""
+    spare = 2 * heatmap.stride_px
+    if any(mine > its + spare for mine, its in zip(heatmap.size, size, strict=True)):
+        rows, cols = heatmap.values.shape
+        raise UsageError(
+            f"{heatmap.source} ({rows} x {cols} cells of {heatmap.stride_px} px: "
+            f"{heatmap.size[0]} x {heatmap.size[1]} px) is larger than the slide ({size[0]} x "
+            f"{size[1]} px): are they of the same slide, and is --stride-px right?"
+        )
 
 
 def _frame_on(heatmap: HeatMap, path: Path, frame: Frame) -> Frame:

@@ -77,6 +77,11 @@ def evaluate_heatmap(
     }
     labels["prediction"] = decide(heatmap, postprocess).ravel().astype(np.int8)
     t, p = labels[TRUTH][on], labels["prediction"][on]
+    if not t.any():
+        notes.append(
+            "no cell of the map lies in the truth: are they of the same slide, and is --stride-px "
+            f"{heatmap.stride_px} right?"
+        )
     before = labels["coarse"][on] if coarse is not None else None
     return Evaluation(
         slide_id=truth.slide_id,
