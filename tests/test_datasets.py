@@ -520,6 +520,22 @@ class TestCommand:
         assert "problem: tumor_003: tumor_003.xml" in answer.err
         assert "error: 2 case(s) of camelyon16" in answer.err
 
+    def test_a_check_misses_the_class_that_is_to_be_the_truth(self, cli, root: Path) -> None:
+        write_slide(root / "A.tif")
+        write_asap(root / "A.xml", [("_0", LESION)])
+        (root / "manifest.csv").write_text("slide,fine,classes\nA.tif,A.xml,Carcinoma\n")
+        answer = cli("dataset", "folder", root, "--check", "-q")
+        assert answer.code == 1
+        assert "problem: A: A.xml has no outline of class Carcinoma" in answer.err
+
+    def test_coarse_outlines_of_other_slides_are_noticed(self, cli, camelyon: Path) -> None:
+        outlines = {"annotations_outer": [[[1, 1], [9, 1], [9, 9]]], "annotations_inner": []}
+        path = camelyon / "coarse.sav"
+        path.write_bytes(pickle.dumps({"elsewhere": outlines}))
+        answer = cli("dataset", "camelyon16", camelyon, "--coarse-file", path, "-q")
+        assert answer.code == 0
+        assert "no outline of a slide here: its slides are elsewhere" in answer.err
+
 
 # --- real annotations
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from recontour.datasets import Case, Listing
     from recontour.datasets.checking import CaseFound
 
+SHOWN = 12
+"""So many slides of a file of coarse outlines a message names."""
+
 
 def dataset(
     name: Annotated[
@@ -54,6 +57,7 @@ def dataset(
     else:
         _print(name, root, listing, found)
     console.warn(listing.missing)
+    console.warn(_unused(listing, coarse_file))
     console.note(listing.left_out, quiet=quiet)
     broken = [case for case in found or () if case.problems]
     if broken:
@@ -61,6 +65,22 @@ def dataset(
             for problem in case.problems:
                 console.say(f"problem: {case.id}: {problem}")
         raise RecontourError(f"{len(broken)} case(s) of {name} have files that cannot be read")
+
+
+def _unused(listing: Listing, coarse_file: Path | None) -> list[str]:
+    """What to say where a file of coarse outlines has none of a slide that is here."""
+    from recontour.annotations.sav import sav_entries
+
+    cases = (*listing.cases, *listing.without_slide)
+    given = {outlines.path for case in cases for outlines in case.coarse.values()}
+    if coarse_file is None or coarse_file in given:
+        return []
+    slides = list(dict.fromkeys(entry.slide for entry in sav_entries(coarse_file)))
+    more = f" and {len(slides) - SHOWN} more" if len(slides) > SHOWN else ""
+    return [
+        f"{coarse_file.name} has no outline of a slide here: its slides are "
+        f"{', '.join(slides[:SHOWN])}{more}"
+    ]
 
 
 def _print(name: str, root: Path, listing: Listing, found: list[CaseFound] | None) -> None:

@@ -98,6 +98,11 @@ def _check(case: Case) -> CaseFound:
     for name, where in (("fine", case.fine), *case.coarse.items()):
         with _collecting(problems, where.path):
             outlines.append(_read(name, where, frame, case if name == "fine" else None))
+            if name == "fine" and not outlines[-1].regions:
+                problems.append(
+                    f"{where.path.name} has no outline of class {', '.join(case.classes)}, which "
+                    "is to be the truth"
+                )
     return CaseFound(case.id, size, mpp, tuple(outlines), tuple(problems))
 
 
