@@ -124,7 +124,7 @@ def _beside(
         ),
         tuple(rows),
         (
-            f"Mean ± s.d. over {how}. Ours: {slides} slides. "
+            f"Mean ± s.d. over {how}. Ours: {slides} slide{'' if slides == 1 else 's'}. "
             + " ".join(dict.fromkeys(f"Theirs: {f.note}." for f in theirs if f.note)),
             CARE,
         ),

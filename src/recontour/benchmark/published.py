@@ -6,6 +6,8 @@ import csv
 from importlib import resources
 from typing import NamedTuple
 
+from recontour.benchmark.spec import ABLATION
+
 DATASETS = {"camelyon16": "CAMELYON16", "paip2019": "PAIP2019", "paip2020": "PAIP2020"}
 SOURCES = {
     "lcmil-table1": "LC-MIL paper, table I",
@@ -27,6 +29,12 @@ METRICS = {
     "cleaned_percent": ("cleaned", 0.01),
     "mis_modified_percent": ("mis_modified", 0.01),
 }
+# The rows of the ablation table have only ticks; each has one more than the row above.
+ROWS = {
+    f"ablation row {n} ({n} ticks)": f"prototype {'+' if n > 1 else ''}{part}"
+    for n, part in enumerate(ABLATION, 1)
+}
+_PARTS = "ticks are cumulative over CA LP GP DDS RF"
 
 
 class Figure(NamedTuple):
@@ -53,11 +61,20 @@ def figures() -> list[Figure]:
                 row["source"],
                 row["dataset"],
                 row["noise"],
-                row["method"],
+                ROWS.get(row["method"], row["method"]),
                 metric,
                 float(row["mean"]) * factor,
                 float(row["sd"]) * factor,
-                row["note"],
+                _note(row["note"]),
             )
         )
     return found
+
+
+def _note(text: str) -> str:
+    """The remark of a row, in words that stand alone."""
+    if text == _PARTS:
+        return "each row adds one part"
+    if text.endswith("%"):
+        return f"{text} of the outlines"
+    return text.replace("% of outlines", "% of the outlines").replace("sd over", "s.d. over")

@@ -160,6 +160,7 @@ def _draw(data: Data, drawn: list[tuple[str, Run, _Panel]], path: Path) -> None:
         Line2D([], [], color=colour, linestyle=style, linewidth=thick, label=name)
         for name, colour, style, thick in LINES
     ]
+    handles[-1].set_label(f"result of {short(drawn[0][1].method)}")
     figure.legend(handles=handles, loc="lower left", ncols=3, frameon=False, fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

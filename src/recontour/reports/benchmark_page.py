@@ -319,10 +319,7 @@ def _warnings(data: Data) -> list[str]:
         found.append(f"{count(len(broken), 'slide')} failed and took no part; see the end")
     short = _incomplete(data)
     if short:
-        found.append(
-            f"not finished: {count(short, 'run')} of the plan is not on record; the same command "
-            "goes on from there"
-        )
+        found.append(f"not finished: {count(short, 'run')} still to come; the same command goes on")
     slides = len({run.case for run in data.runs})
     if slides < 6:
         found.append(
