@@ -64,7 +64,7 @@ def dataset(
         for case in broken:
             for problem in case.problems:
                 console.say(f"problem: {case.id}: {problem}")
-        raise RecontourError(f"{len(broken)} case(s) of {name} have files that cannot be read")
+        raise RecontourError(f"{len(broken)} case(s) of {name} cannot be used as they are")
 
 
 def _unused(listing: Listing, coarse_file: Path | None) -> list[str]:
@@ -111,7 +111,7 @@ def _held(case: CaseFound) -> str:
             for label, count in outlines.regions.items()
         )
         notes = f", {len(outlines.notes)} notes" if outlines.notes else ""
-        said.append(f"{outlines.name}: {classes}{notes}")
+        said.append(f"{outlines.name}: {classes or 'nothing'}{notes}")
     if case.problems:
         said.append(f"{len(case.problems)} problem(s)")
     return "; ".join(said)

@@ -41,7 +41,7 @@ SLIDE_OPTIONS = (
 def tune(
     slide: o.SlidePath,
     coarse: Annotated[
-        Path, typer.Argument(metavar="COARSE", help="Coarse outline: GeoJSON or mask.")
+        Path, typer.Argument(metavar="COARSE", help="Coarse outline: GeoJSON, mask, XML or .sav.")
     ],
     out: Annotated[
         Path | None,
