@@ -442,6 +442,7 @@ class TestSpecs:
         assert len(own) == 6
         assert all(m.pooled and m.options["major"] == "coverage" for m in own)
         assert [m.options.get("ablation") for m in own] == [None, "CA", "LP", "GP", "DDS", "RF"]
+        assert own[0].label == "prototype (pooled)"
         assert "prototype runs with major=coverage and all slides together" in notes
 
     def test_the_ablation_has_the_rows_of_the_paper(self):

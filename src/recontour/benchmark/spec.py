@@ -222,6 +222,8 @@ def parse_methods(
                 continue
             options = {**recipe.method_options, **method.options}
             found[i] = replace(method, options=options, pooled=pooled or method.pooled)
+            if found[i].pooled and not method.pooled:
+                found[i] = replace(found[i], label=f"{method.label} (pooled)")
             how = [_said(recipe.method_options)] if recipe.method_options else []
             how += ["all slides together"] if found[i].pooled and not method.pooled else []
             if how:
