@@ -39,6 +39,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "deep_knn": Entry("recontour.refiners.deep_knn:DeepKnn"),
         "pencil": Entry("recontour.refiners.pencil:Pencil"),
         "prototype": Entry("recontour.refiners.prototype:Prototype"),
+        "em": Entry("recontour.refiners.em:Em"),
         "lc_mil_vgg16": Entry("recontour.refiners.lc_mil_vgg16:LcMilVgg16"),
         "deep_knn_vgg16": Entry("recontour.refiners.deep_knn_vgg16:DeepKnnVgg16"),
     },
