@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from test_refiners_contract import slide
 
 from recontour.refiners.logistic import Logistic
+from recontour.types import COARSE_TRUST
 
 
 @pytest.mark.parametrize("inverse_l2", [0.01, 1.0])
@@ -52,8 +53,8 @@ def test_copies_of_a_feature_do_no_harm() -> None:
 
 def test_trust_weighs_as_repetition() -> None:
     patches, _ = slide(noise=0.3)
-    half = dataclasses.replace(patches, trust=np.full(len(patches), 0.5, np.float32))
-    # Every cell twice at half the trust is every cell once.
+    half = dataclasses.replace(patches, trust=np.full(len(patches), COARSE_TRUST / 2, np.float32))
+    # Every cell twice at half the trust of an outline is every cell once.
     found = Logistic(inverse_l2=1.0).fit([half, half]).predict_proba(patches)
     np.testing.assert_allclose(
         found, Logistic(inverse_l2=1.0).fit([patches]).predict_proba(patches), atol=1e-3

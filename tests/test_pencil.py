@@ -12,7 +12,7 @@ import torch
 from recontour.errors import UsageError
 from recontour.refiners.head import Head
 from recontour.refiners.pencil import BalancedBatches, Pencil, label_slope, score_slope
-from recontour.types import PatchGrid, PatchSet
+from recontour.types import COARSE_TRUST, PatchGrid, PatchSet
 
 
 def slide(
@@ -125,7 +125,7 @@ def test_the_three_stages_are_those_of_the_paper(classes: int) -> None:
     x = patches.features.astype(np.float64)
     x = torch.from_numpy(((x - x.mean(0)) / x.std(0)).astype(np.float32))
     weight = torch.from_numpy(trust / trust.mean())
-    held = torch.from_numpy(0.2 * trust)
+    held = torch.from_numpy(0.2 * trust / np.float32(COARSE_TRUST))
     given = torch.from_numpy(labels.astype(np.int64))
     rng = np.random.default_rng(1)
     start = Head(rng, 6, 8, classes)

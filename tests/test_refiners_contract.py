@@ -13,7 +13,7 @@ import torch
 from recontour import registry
 from recontour.errors import RefinerError, UnknownNameError, UsageError
 from recontour.refiners import make_refiner
-from recontour.types import PatchGrid, PatchSet, Refiner
+from recontour.types import COARSE_TRUST, PatchGrid, PatchSet, Refiner
 
 NAMES = registry.names("refiner")
 LEARNERS = [name for name in NAMES if name != "identity"]
@@ -176,6 +176,16 @@ def test_cells_without_trust_teach_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+def test_no_trust_is_that_of_a_coarse_outline(name: str) -> None:
+    patches, _ = slide(k=3)
+    told = dataclasses.replace(patches, trust=np.full(len(patches), COARSE_TRUST, np.float32))
+    found = refiner(name).fit([told]).predict_proba(patches)
+    np.testing.assert_allclose(
+        found, refiner(name).fit([patches]).predict_proba(patches), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_refit_forgets(name: str) -> None:
     patches, _ = slide()
     inverted = dataclasses.replace(patches, labels=(1 - patches.labels).astype(np.int8))
@@ -311,6 +321,8 @@ def test_input_that_does_not_fit_together_is_refused(name: str) -> None:
         model.fit([dataclasses.replace(patches, labels=np.full(len(patches), 5, np.int8))])
     with pytest.raises(RefinerError, match="trust"):
         model.fit([dataclasses.replace(patches, trust=np.full(len(patches), 2, np.float32))])
+    with pytest.raises(RefinerError, match=r"trust of shape \(9,\)"):
+        model.fit([dataclasses.replace(patches, trust=np.ones(9, np.float32))])
     model.fit([patches])
     with pytest.raises(RefinerError, match=r"fitted on (12|392) features, given 5"):
         model.predict_proba(slide(d=5)[0])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import RefinerError, UsageError
-from recontour.types import UNLABELLED, PatchSet
+from recontour.types import COARSE_TRUST, UNLABELLED, PatchSet
 
 VIEWS = ("cell", "context", "both")
 CHUNK = 4096  # rows: 7 MB of float32 at d = 424, so 100,000 cells never exist twice
@@ -25,7 +25,8 @@ class Cells:
     blocks : for each slide the (n_i, d_v) arrays of its views; side by side they make d columns
     starts : first row of each slide, and n at the end
     labels : int8 (n,), -1 unlabelled
-    trust : float64 (n,), 1 where nothing is said
+    trust : float64 (n,), the weight of a label: its trust relative to that of a coarse one
+        (`COARSE_TRUST`), so 1 where nothing is said, and 1.18 where a person is certain
     classes : K names
     dim : d
     """
@@ -101,17 +102,35 @@ def table(patch_sets: Sequence[PatchSet], views: str = "cell") -> Cells:
                 f"{patch_sets[0].slide_id} has {', '.join(classes)}; refine one list of classes"
             )
     sizes = [len(p) for p in patch_sets]
-    trust = [
-        np.ones(len(p)) if p.trust is None else np.asarray(p.trust, np.float64) for p in patch_sets
-    ]
     return Cells(
         blocks=blocks,
         starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp),
         labels=np.concatenate([np.asarray(p.labels, np.int8) for p in patch_sets]),
-        trust=np.concatenate(trust),
+        trust=np.concatenate([_weights(p) for p in patch_sets]),
         classes=classes,
         dim=sum(next(iter(widths))),
     )
+
+
+def _weights(patches: PatchSet) -> NDArray[np.float64]:
+    """(n,) trust relative to that of a coarse label.
+
+    Raises
+    ------
+    RefinerError : trust outside 0..1, or not one number a cell
+    """
+    if patches.trust is None:
+        return np.ones(len(patches))
+    trust = np.asarray(patches.trust, np.float32)
+    if trust.shape != (len(patches),):
+        raise RefinerError(
+            f"{patches.slide_id}: trust of shape {trust.shape} for {len(patches)} labels"
+        )
+    if not np.all((trust >= 0) & (trust <= 1)):
+        raise RefinerError(f"{patches.slide_id}: trust must lie between 0 and 1")
+    # In single precision first: an array of COARSE_TRUST is then exactly as good as none.
+    weights: NDArray[np.float64] = trust.astype(np.float64) / float(np.float32(COARSE_TRUST))
+    return weights
 
 
 def _views(patches: PatchSet, views: str) -> tuple[NDArray[Any], ...]:
@@ -140,7 +159,7 @@ def check_patch_sets(cells: Cells) -> None:
 
     Raises
     ------
-    RefinerError : a label outside -1..K-1, trust outside 0..1, or a class without a trusted cell
+    RefinerError : a label outside -1..K-1, or a class without a trusted cell
     """
     labels, classes = cells.labels, cells.classes
     if len(classes) < 2:
@@ -150,8 +169,6 @@ def check_patch_sets(cells: Cells) -> None:
         raise RefinerError(
             f"label {labels[wrong][0]} is none of -1 (unlabelled) to {len(classes) - 1}"
         )
-    if not np.all((cells.trust >= 0) & (cells.trust <= 1)):
-        raise RefinerError("trust must lie between 0 and 1")
     for k, name in enumerate(classes):
         of_class = labels == k
         if not of_class.any():
