@@ -20,6 +20,8 @@ LAYERS: list[set[str]] = [
         "embedding",
         "tracing",
         "postprocess",
+        "evidence",
+        "small_parts",
         "objects",
         "changes",
         "constraints",

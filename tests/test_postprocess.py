@@ -241,7 +241,7 @@ class TestRules:
         grid = grid_of(np.ones((2, 2), bool))  # 64 px at 0.5 µm/px: 32 µm
         rules = rules_for(Recipe(min_area_um2=10_240, simplify_um=2, threshold=0.4), grid)
         assert rules == Rules(0.4, 0.7, 10, 4)
-        assert rules_for(Recipe(), grid) == Rules(0.5, 0.7, 6, 3.2)
+        assert rules_for(Recipe(), grid) == Rules(0.5, 0.7, 6, 3.2, by_evidence=True)
 
     @pytest.mark.parametrize(
         "recipe",

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import UnknownNameError, UsageError
+from recontour.evidence import Evidence
 from recontour.recipe import Recipe
+from recontour.small_parts import ByEvidence, BySize, Judge, smaller_parts, smoothed_away
 from recontour.types import PatchGrid
 
 PRESETS = ("default", "published", "none")
 
 MIN_AREA_CELLS = 6
-"""Smallest object and hole: below six cells the classifier's errors outnumber real detail."""
+"""Smallest gap in the tissue that stays a hole, and smallest uncertain area that is listed."""
 SIMPLIFY_CELLS = 1 / 20
 """Tolerance of the simplification: well below what a cell can resolve."""
 
@@ -30,9 +32,13 @@ class Rules:
     ----------
     threshold : a cell is foreground where 1 - P(background) exceeds this
     sigma_cells : σ of the Gaussian, in cells; 0: none
-    min_area_cells : objects, then holes, of fewer cells are removed
+    min_area_cells : objects, then holes, of fewer cells are removed; by evidence: of holes that
+        are off tissue only
     simplify_px : tolerance of the simplification, level-0 px; 0: none
     over_tissue : the Gaussian is normalised over tissue; False: cells off tissue count as 0
+    by_evidence : objects and holes go where the probabilities speak against them (see
+        `recontour.evidence`), however small or large they are; and smoothing leaves what they
+        speak for
     """
 
     threshold: float = 0.5
@@ -40,6 +46,7 @@ class Rules:
     min_area_cells: float = MIN_AREA_CELLS
     simplify_px: float = 0.0
     over_tissue: bool = True
+    by_evidence: bool = False
 
 
 def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
@@ -49,6 +56,8 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
     0.6, objects then holes below 100 cells. It replaces threshold, smoothing and minimum area.
     `postprocess="none"` is the prototype paper's: the threshold alone, no smoothing, nothing
     removed.
+
+    Small parts are judged by their evidence, unless the recipe gives a minimum area.
 
     Raises
     ------
@@ -77,7 +86,13 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
         if not 0 <= recipe.min_area_um2 < np.inf:
             raise UsageError(f"--min-area-um2 {recipe.min_area_um2:g} must be 0 or more")
         min_area = recipe.min_area_um2 / grid.cell_um**2
-    return Rules(recipe.threshold, recipe.smooth_cells, min_area, simplify_px)
+    return Rules(
+        recipe.threshold,
+        recipe.smooth_cells,
+        min_area,
+        simplify_px,
+        by_evidence=recipe.min_area_um2 is None,
+    )
 
 
 def smooth_probs(grid: PatchGrid, probs: NDArray[np.floating], rules: Rules) -> NDArray[np.float32]:
@@ -85,7 +100,8 @@ def smooth_probs(grid: PatchGrid, probs: NDArray[np.floating], rules: Rules) -> 
 
     Over tissue (the default) each cell becomes the Gaussian-weighted mean of the tissue cells
     around it, so a probability does not fade towards the tissue's edge. The published way lets
-    it fade, and leaves a map of only 0 and 1 as it is.
+    it fade, and leaves a map of only 0 and 1 as it is. By evidence, cells whose class smoothing
+    would change against the evidence (a lesion of one cell) keep their probabilities.
 
     Parameters
     ----------
@@ -115,6 +131,10 @@ def smooth_probs(grid: PatchGrid, probs: NDArray[np.floating], rules: Rules) -> 
     for k in range(1, probs.shape[1]):
         out[:, k] = np.clip(blur(probs[:, k]) / weight, 0.0, 1.0)
     out[:, 0] = np.clip(1.0 - out[:, 1:].sum(axis=1), 0.0, 1.0)
+    if rules.by_evidence:
+        evidence = Evidence.of(grid, probs, rules.threshold)
+        kept = smoothed_away(grid, evidence, _decide(probs, rules), _decide(out, rules))
+        out[kept] = probs[kept]
     return out
 
 
@@ -133,13 +153,15 @@ def clean_labels(
     neighbouring class; then holes smaller than that are filled with the class most common
     around them. Objects and holes hang together over sides, not corners, and are counted on the
     full grid, cells off tissue included: a lumen is a hole like any other, and a filled hole may
-    hold cells off tissue.
+    hold cells off tissue. By evidence it is not the small ones that go but those the
+    probabilities speak against.
 
     Parameters
     ----------
     probs : (n, K), smoothed
-    raw : the same before smoothing: with it and two classes the published way decides every cell of
-        the lattice, on tissue or not, before it drops what is small (see `decide_published`)
+    raw : the same before smoothing, which evidence is weighed by. With it and two classes the
+        published way decides every cell of the lattice, on tissue or not, before it drops what is
+        small (see `decide_published`)
 
     Returns
     -------
@@ -148,15 +170,26 @@ def clean_labels(
     _check(grid, probs)
     if raw is not None and not rules.over_tissue and probs.shape[1] == 2:
         return decide_published(grid.scatter(raw[:, 1]), rules).astype(np.int8)
+    labels = np.zeros(grid.shape, np.int8)
+    labels[grid.rows, grid.cols] = _decide(probs, rules)
+    judge: Judge = BySize(rules.min_area_cells)
+    if rules.by_evidence:
+        seen = probs if raw is None else raw
+        judge = ByEvidence(
+            grid, Evidence.of(grid, seen, rules.threshold), max(rules.min_area_cells, 1)
+        )
+    labels[judge.objects(labels)] = 0
+    if probs.shape[1] > 2:
+        _absorb(labels, judge.class_parts(labels))
+    _fill(labels, judge.holes(labels))
+    return labels
+
+
+def _decide(probs: NDArray[np.floating], rules: Rules) -> NDArray[np.int8]:
+    """int8 (n,), the class of each cell by its own probabilities."""
     foreground = 1.0 - np.asarray(probs[:, 0], np.float64) > rules.threshold
     best = 1 + np.argmax(probs[:, 1:], axis=1)
-    labels = np.zeros(grid.shape, np.int8)
-    labels[grid.rows, grid.cols] = np.where(foreground, best, 0)
-    labels[small_parts(labels > 0, rules.min_area_cells)] = 0
-    if probs.shape[1] > 2:
-        _absorb_small_parts(labels, rules.min_area_cells)
-    _fill_small_holes(labels, rules.min_area_cells)
-    return labels
+    return np.where(foreground, best, 0).astype(np.int8)
 
 
 def decide_published(values: NDArray[np.floating], rules: Rules) -> NDArray[np.bool_]:
@@ -185,32 +218,17 @@ def decide_published(values: NDArray[np.floating], rules: Rules) -> NDArray[np.b
         smooth = gaussian_filter(filled, rules.sigma_cells, mode="nearest", truncate=4.0)
         mask = smooth > rules.threshold
     mask = np.asarray(mask, bool)
-    mask[small_parts(mask, rules.min_area_cells)] = False
-    mask[small_parts(~mask, rules.min_area_cells)] = True
+    mask[smaller_parts(mask, rules.min_area_cells)] = False
+    mask[smaller_parts(~mask, rules.min_area_cells)] = True
     return mask
 
 
-def small_parts(mask: NDArray[np.bool_], min_cells: float) -> NDArray[np.bool_]:
-    """Cells of those parts of `mask` (joined over sides) that have fewer than `min_cells`."""
-    from scipy.ndimage import label
-
-    if min_cells <= 1:
-        return np.zeros(mask.shape, bool)
-    parts, _ = label(mask)
-    small = np.bincount(parts.ravel()) < min_cells
-    small[0] = False
-    found: NDArray[np.bool_] = small[parts]
-    return found
-
-
-def _absorb_small_parts(labels: NDArray[np.int8], min_cells: float) -> None:
-    """Give parts of one class that are too small to the classes around them, in place."""
+def _absorb(labels: NDArray[np.int8], open_cells: NDArray[np.bool_]) -> None:
+    """Give some parts of one class to the classes around them, in place."""
     from scipy.ndimage import label
 
     top = int(labels.max())
-    open_cells = np.zeros(labels.shape, bool)
-    for k in range(1, top + 1):
-        open_cells |= small_parts(labels == k, min_cells)
+    open_cells = open_cells.copy()
     if not open_cells.any():
         return
     before = labels.copy()
@@ -231,11 +249,10 @@ def _absorb_small_parts(labels: NDArray[np.int8], min_cells: float) -> None:
     labels[open_cells] = winner[parts[open_cells]]
 
 
-def _fill_small_holes(labels: NDArray[np.int8], min_cells: float) -> None:
-    """Fill background parts that are too small with the class most common around, in place."""
+def _fill(labels: NDArray[np.int8], holes: NDArray[np.bool_]) -> None:
+    """Fill background parts with the class most common around, in place."""
     from scipy.ndimage import label
 
-    holes = small_parts(labels == 0, min_cells)
     if not holes.any() or not labels.any():
         return
     parts, count = label(holes)

@@ -57,7 +57,7 @@ class Recipe:
     smooth_cells: float = 0.7
     """σ of the tissue-masked Gaussian, in cells; 0: none."""
     min_area_um2: float | None = None
-    """Smallest object and hole kept; None: six cells."""
+    """Smallest object and hole kept; None: what the evidence is for stays, however small."""
     simplify_um: float | None = None
     """Tolerance of the simplification; None: a twentieth of a cell."""
     only: str | None = None

@@ -99,6 +99,7 @@ def state_facts(
             "threshold": rules.threshold,
             "sigma_cells": rules.sigma_cells,
             "min_area_um2": rules.min_area_cells * work.grid.cell_um**2,
+            "small_parts": "by evidence" if rules.by_evidence else "by size",
             "simplify_um": rules.simplify_px * work.slide.mpp,
         },
         "objects": [

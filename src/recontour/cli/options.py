@@ -201,7 +201,7 @@ MinArea: TypeAlias = Annotated[
     typer.Option(
         "--min-area-um2",
         metavar="UM2",
-        help="Smallest object and hole kept. Default: six cells.",
+        help="Smallest object and hole kept. Default: those with enough evidence.",
         rich_help_panel=REFINING,
     ),
 ]

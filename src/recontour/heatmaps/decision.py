@@ -43,6 +43,7 @@ def decide(heatmap: HeatMap, postprocess: str = "default") -> NDArray[np.bool_]:
     if not rules.over_tissue:
         return decide_published(heatmap.values, rules)
     p = heatmap.values[tissue].astype(np.float32)
-    smooth = smooth_probs(grid, np.stack([1 - p, p], axis=1), rules)
-    decided: NDArray[np.bool_] = clean_labels(grid, smooth, rules) == 1
+    probs = np.stack([1 - p, p], axis=1)
+    smooth = smooth_probs(grid, probs, rules)
+    decided: NDArray[np.bool_] = clean_labels(grid, smooth, rules, raw=probs) == 1
     return decided

@@ -295,15 +295,16 @@ def _reading(data: Data) -> str:
     none = np.zeros(0, np.int32)
     rules = rules_for(recipe, PatchGrid((0, 0), (0, 0), none, none, 1, 1, 1, 1.0, 1.0))
     smooth = f"a Gaussian of {rules.sigma_cells:g} cells" if rules.sigma_cells else "no smoothing"
-    least = (
-        f"{rules.min_area_cells:g} cells"
-        if recipe.min_area_um2 is None or recipe.postprocess == "published"
-        else f"{recipe.min_area_um2:g} µm²"
-    )
+    if rules.by_evidence:
+        least = "objects and holes weighed by their evidence"
+    elif recipe.min_area_um2 is None or recipe.postprocess == "published":
+        least = f"nothing below {rules.min_area_cells:g} cells"
+    else:
+        least = f"nothing below {recipe.min_area_um2:g} µm²"
     return (
         f"Cells of {cells}. Label rule “{recipe.label_rule}”: {rule}; the same for truth and "
         f"coarse outline. Results are decided by “{recipe.postprocess}” post-processing ({smooth}, "
-        f"threshold {rules.threshold:g}, nothing below {least}) and scored cell by cell, on tissue "
+        f"threshold {rules.threshold:g}, {least}) and scored cell by cell, on tissue "
         "cells outside excluded regions, without tracing. “coarse” is the outline itself; “oracle” "
         "learned from the truth and was asked about parts of the slide that it had not seen: what "
         "these features allow."
