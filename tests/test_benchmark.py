@@ -484,6 +484,16 @@ class TestSpecs:
         with pytest.raises(UsageError, match=words):
             parse_methods(texts)
 
+    def test_outlines_name_a_committed_severity(self) -> None:
+        outlines, _ = parse_outlines(["missed@hard,missed@mild,tight@hard:keep=0.5"])
+        assert [o.label for o in outlines] == ["missed@hard", "missed", "tight@hard:keep=0.5"]
+        assert [o.kind for o in outlines] == ["missed", "missed", "tight"]
+        assert outlines[0].severity["to_limit"] is True
+        assert outlines[1].severity == {}
+        assert outlines[2].severity["keep"] == 0.5
+        with pytest.raises(UnknownNameError, match="hard"):
+            parse_outlines(["missed@harder"])
+
     def test_outlines_have_severities(self):
         outlines, _ = parse_outlines(["missed:drop=0.6,drawn,published"])
         assert outlines[0] == OutlineSpec("missed:drop=0.6", "missed", {"drop": 0.6})

@@ -15,7 +15,7 @@ from recontour.annotations import read_annotation
 from recontour.errors import AnnotationError, UnknownNameError, UsageError
 from recontour.evaluation import evaluate
 from recontour.geometry import union
-from recontour.simulation import KINDS, Severity, simulate_coarse
+from recontour.simulation import KINDS, SEVERITIES, Severity, named_severity, simulate_coarse
 from recontour.types import Annotation, Frame, Region
 
 SIZE = (8000, 6000)
@@ -78,6 +78,40 @@ def test_default_errors_leave_outlines_that_are_wrong_but_valid(kind, seed):
     found = evaluate(fine, coarse, coarse=coarse, slide_size=SIZE, mpp=MPP)
     assert found.coarse.valid
     assert 0.4 < found.coarse.overall["f1"] < 0.97
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "published"])
+def test_hard_outlines_are_worse_than_mild_ones_and_still_valid(kind):
+    mild, hard = (
+        evaluate(FINE, coarse, coarse=coarse, slide_size=SIZE, mpp=MPP).coarse
+        for coarse in (
+            simulate_coarse(FINE, kind=kind, mpp=MPP, size=SIZE, severity=SEVERITIES[name])
+            for name in ("mild", "hard")
+        )
+    )
+    assert hard.valid
+    assert hard.overall["f1"] < mild.overall["f1"] - 0.01
+
+
+def test_of_dense_tumour_a_hard_outline_goes_to_the_limit_and_no_further():
+    # Four fifths of the slide: hardly anything may be missed before most of the outside is tumour.
+    dense = Annotation("dense", (Region("d", box(0, 0, 6400, 6000), "Tumor"),))
+    for kind in ("missed", "tight"):
+        coarse = area(
+            simulate_coarse(dense, kind=kind, mpp=MPP, size=SIZE, severity=SEVERITIES["hard"])
+        )
+        healthy = 1600 * 6000
+        wrong = 6400 * 6000 - coarse.intersection(box(0, 0, 6400, 6000)).area
+        assert 0.5 < healthy / (healthy + wrong) < 0.62
+
+
+def test_a_named_severity_is_what_differs_from_the_defaults():
+    assert named_severity("mild") == {}
+    assert Severity(**named_severity("hard")) == SEVERITIES["hard"]
+    with pytest.raises(UnknownNameError, match="mild"):
+        named_severity("brutal")
+    with pytest.raises(UsageError, match="slips"):
+        Severity(slips=0)
 
 
 def test_each_kind_is_wrong_in_its_own_way():

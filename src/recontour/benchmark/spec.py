@@ -1,6 +1,6 @@
 """What is asked of a benchmark: methods, outlines, encoders, repeats, and what may be added later.
 
-Methods are written `NAME` or `NAME:option=value,option=value`, outlines `KIND` or
+Methods are written `NAME` or `NAME:option=value,option=value`, outlines `KIND`, `KIND@SEVERITY` or
 `KIND:option=value`; several are separated by commas or spaces.
 """
 
@@ -16,7 +16,7 @@ from recontour import __version__, registry
 from recontour.errors import OutputRefusedError, UnknownNameError, UsageError
 from recontour.recipe import Recipe
 from recontour.refiners import make_refiner
-from recontour.simulation import KINDS, Severity
+from recontour.simulation import KINDS, Severity, named_severity
 
 COARSE, ORACLE, BASELINE = "coarse", "oracle", "logistic"
 """In every table: the outline itself, a model that saw the truth, and a plain linear model."""
@@ -281,8 +281,12 @@ def parse_outlines(
     for text in split_specs(texts):
         kind, options = _parse(text, "kind of outline")
         label = str(options.pop("as", ""))
+        base, at, severity = kind.partition("@")
+        recipe: Mapping[str, Any] = {}
+        if at and base in KINDS:
+            kind, recipe = base, named_severity(severity)
         given = dict(simulation or {})
-        if given.pop("kind", "published") == kind and given and not options:
+        if not at and given.pop("kind", "published") == kind and given and not options:
             options, label = given, label or kind
             notes.append(f"outlines {kind!r} are simulated with {_said(given)}, as in the paper")
         if options and kind not in KINDS:
@@ -293,8 +297,10 @@ def parse_outlines(
             except TypeError as error:
                 known = ", ".join(Severity.__dataclass_fields__)
                 raise UsageError(f"{text}: a severity is one of {known}") from error
+        name = f"{kind}@{severity}" if recipe else kind
         said = _said(options)
-        found.append(OutlineSpec(label or kind + (f":{said}" if said else ""), kind, options))
+        label = label or name + (f":{said}" if said else "")
+        found.append(OutlineSpec(label, kind, {**recipe, **options}))
     found = _without_repeats(found)
     labels = [o.label for o in found]
     for label in labels:

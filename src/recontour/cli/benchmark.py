@@ -45,8 +45,8 @@ def benchmark(
         typer.Option(
             "--coarse",
             metavar="LIST",
-            help="Outlines: a kind to simulate (see simulate; KIND:option=value), the name of one "
-            "that comes with the cases, or drawn (all of those). Default: published.",
+            help="Outlines: a kind to simulate (see simulate; KIND@hard, KIND:option=value), the "
+            "name of one that comes with the cases, or drawn (all of those). Default: published.",
             rich_help_panel=o.READING,
         ),
     ] = None,

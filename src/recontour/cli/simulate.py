@@ -33,6 +33,10 @@ def simulate(
     tissue: o.Tissue = o.DEFAULT.tissue,
     origin: o.Origin = o.DEFAULT.origin,
     entry: o.Entry = None,
+    severity: Annotated[
+        str,
+        typer.Option("--severity", help="Committed recipe: mild, or hard (barely valid)."),
+    ] = "mild",
     dilation_um: Annotated[
         float | None,
         typer.Option("--dilation-um", help="published: dilation before the hull. Default: 311."),
@@ -65,6 +69,7 @@ def simulate(
     """Make a coarse outline from a fine one: the papers' recipe, or another way to go wrong."""
     from recontour.experiments import simulate_file
     from recontour.recipe import Recipe
+    from recontour.simulation import named_severity
 
     chosen = {
         "dilation_um": dilation_um,
@@ -90,7 +95,10 @@ def simulate(
             origin=origin,
             entry=entry,
         ),
-        severity={name: value for name, value in chosen.items() if value is not None},
+        severity={
+            **named_severity(severity),
+            **{name: value for name, value in chosen.items() if value is not None},
+        },
         overwrite=overwrite,
     )
     console.note(annotation.notes, quiet=quiet)

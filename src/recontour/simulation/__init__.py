@@ -17,17 +17,19 @@ from recontour.simulation.bad import (
 )
 from recontour.simulation.coarse import simulate_coarse
 from recontour.simulation.kinds import KINDS
-from recontour.simulation.severity import Severity
+from recontour.simulation.severity import SEVERITIES, Severity, named_severity
 
 __all__ = [
     "BAD_KINDS",
     "BAD_OUTLINES",
     "BAD_SEEDS",
     "KINDS",
+    "SEVERITIES",
     "BadOutline",
     "Other",
     "Severity",
     "is_valid",
+    "named_severity",
     "other_case",
     "simulate_bad",
     "simulate_coarse",

@@ -14,12 +14,14 @@ import shapely
 from recontour.errors import AnnotationError, UnknownNameError, UsageError
 from recontour.geometry import polygonal, snap, union
 from recontour.recipe import Recipe
-from recontour.simulation.kinds import DRAW, KINDS
+from recontour.simulation.kinds import DRAW, KINDS, SLIPPING
 from recontour.simulation.severity import (
     FIELD_SHARE,
     GROUP_EXCESS,
     LEFT_SHARE,
     LESION_SHARE,
+    LIMIT_SHARES,
+    LIMIT_STEPS,
     PUBLISHED_UM,
     VALID_SHARE,
     VALID_STEPS,
@@ -108,6 +110,7 @@ def simulate_coarse(
         slip = severity.slip_um
         if slip is None:
             slip = min(dilation, np.sqrt(lesion.area) * mpp / LESION_SHARE)
+            slip *= severity.slips if kind in SLIPPING else 1.0
         # Seeded by the class, so that a class gets the same outline whatever else is drawn.
         source = [seed, KINDS.index(kind), *str(label).encode()]
         lesions = [r.geometry for r in group]
@@ -147,12 +150,11 @@ def _outline(task: Task, kind: str, source: Sequence[int]) -> Geometry:
     """Draw; where the outline must be valid and is not, draw with smaller errors."""
     severity = task.severity
     outline = clipped(task, DRAW[kind](task))
-    if kind == "published" or not severity.valid:
+    if kind == "published" or not severity.valid or _is_valid(task, outline):
         return outline
-    for scale in VALID_STEPS:
-        if _is_valid(task, outline):
-            break
-        milder = replace(
+
+    def milder(scale: float) -> Geometry:
+        scaled = replace(
             task,
             slip=task.slip * scale,
             # More slowly: following every nest is what no hand does.
@@ -166,25 +168,42 @@ def _outline(task: Task, kind: str, source: Sequence[int]) -> Geometry:
             ),
             random=np.random.default_rng(list(source)),
         )
-        outline = clipped(task, DRAW[kind](milder))
+        return clipped(task, DRAW[kind](scaled))
+
+    if severity.to_limit:
+        low, high = 0.0, 1.0
+        for _ in range(LIMIT_STEPS):
+            scale = (low + high) / 2
+            drawn = milder(scale)
+            if _is_valid(task, drawn):
+                low, outline = scale, drawn
+            else:
+                high = scale
+        if low:
+            return outline
+    for scale in VALID_STEPS:
+        outline = milder(scale)
+        if _is_valid(task, outline):
+            break
     return outline
 
 
 def _is_valid(task: Task, outline: Geometry) -> bool:
     """PPV and NPV by area; NPV only where it is known what lies outside."""
+    share, left = LIMIT_SHARES if task.severity.to_limit else (VALID_SHARE, LEFT_SHARE)
     ground = task.slide if task.tissue is None else clipped(task, task.tissue)
     fine = task.fine
     if ground is None:
-        return bool(outline.intersection(fine).area > VALID_SHARE * outline.area)
+        return bool(outline.intersection(fine).area > share * outline.area)
     if task.tissue is not None:
         outline, fine = outline.intersection(ground), fine.intersection(ground)
     right = outline.intersection(fine).area
     outside = ground.area - outline.area
     right_outside = outside - (fine.area - right)
     return bool(
-        right > VALID_SHARE * outline.area
-        and right_outside > VALID_SHARE * outside
-        and right_outside > LEFT_SHARE * (ground.area - fine.area)
+        right > share * outline.area
+        and right_outside > share * outside
+        and right_outside > left * (ground.area - fine.area)
     )
 
 

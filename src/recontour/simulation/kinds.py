@@ -25,6 +25,8 @@ from recontour.simulation.task import Task, area, clipped, grid_over, grouped
 from recontour.types import Geometry, iter_polygons
 
 KINDS = ("published", "missed", "generous", "tight", "shifted", "wobbly", "flipped")
+SLIPPING = ("shifted", "wobbly")
+"""Kinds whose error is the slip itself."""
 
 
 def missed(task: Task) -> Geometry:

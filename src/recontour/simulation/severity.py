@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-from recontour.errors import UsageError
+from recontour.errors import UnknownNameError, UsageError
 
 PUBLISHED_CELLS = 5
 """The published dilation: an 11 x 11 square, five cells on each side."""
@@ -22,7 +24,11 @@ VALID_SHARE = 0.55
 """More than the half that makes an outline valid, as cells and areas do not count alike."""
 LEFT_SHARE = 0.25
 """Of what is no lesion, so much is at least left outside: slivers hold no cell's centre."""
+LIMIT_SHARES = (0.53, 0.1)
+"""The same two, for outlines that go as far as they can."""
 VALID_STEPS = (0.7, 0.5, 0.35, 0.25, 0.15)
+LIMIT_STEPS = 6
+"""Halvings on the way to the largest errors that leave the outline valid."""
 GROUP_EXCESS = 0.3
 """Kinds that add errors of their own start from outlines that are at most this wrong."""
 
@@ -44,9 +50,12 @@ class Severity:
     excess : `generous`: share of the outline that is no lesion
     keep : `tight`: share of the area that stays inside
     flip : `flipped`: share of the outlined area left out; as much is put in elsewhere
+    slips : `shifted`, `wobbly`: `slip_um`, where it is None, is so many times the default
     valid : all but `published`: make the errors smaller, in steps, until the outline is valid in
         the paper's sense (PPV and NPV over one half, by area, with a margin); of a lesion that
         covers nearly all tissue little can be missed. Off tissue and off the slide do not count
+    to_limit : with `valid`: where the outline is not valid, make the errors smaller by no more than
+        it takes, found by bisection
     """
 
     dilation_um: float | None = None
@@ -57,7 +66,9 @@ class Severity:
     excess: float = 0.35
     keep: float = 0.5
     flip: float = 0.25
+    slips: float = 1.0
     valid: bool = True
+    to_limit: bool = False
 
     def __post_init__(self) -> None:
         for name in ("cut", "drop", "excess", "keep", "flip"):
@@ -68,5 +79,36 @@ class Severity:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value >= 0):
                 raise UsageError(f"{name} {value:g} is no length; pass a number of µm, 0 or more")
+        if not (np.isfinite(self.slips) and self.slips > 0):
+            raise UsageError(f"slips {self.slips:g} is no factor; pass a number above 0")
         if self.lesions < 1:
             raise UsageError(f"lesions {self.lesions}: at least one must be kept")
+
+
+MILD, HARD = "mild", "hard"
+SEVERITIES: Mapping[str, Severity] = {
+    MILD: Severity(),
+    HARD: Severity(drop=0.6, excess=0.48, keep=0.35, flip=0.4, slips=4.0, to_limit=True),
+}
+"""Committed recipes by name: figures refer to them, so they never change.
+
+`mild`: quick, decent work. `hard`: errors about twice as large, cut back to where the outline is
+just valid; of a lesion that covers most of the tissue little can go wrong before it is not.
+"""
+
+
+def named_severity(name: str) -> Mapping[str, Any]:
+    """What a committed recipe sets apart from the defaults; empty for `mild`.
+
+    Raises
+    ------
+    UnknownNameError : no such recipe
+    """
+    if name not in SEVERITIES:
+        raise UnknownNameError.of("severity", name, tuple(SEVERITIES))
+    default = Severity()
+    return {
+        field.name: value
+        for field in fields(Severity)
+        if (value := getattr(SEVERITIES[name], field.name)) != getattr(default, field.name)
+    }
