@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recontour.band import Surface, sharpen
 from recontour.clock import Clock
 from recontour.constraints import SLIVER_CELLS, constrain
 from recontour.embedding import embed_patches
@@ -69,7 +70,11 @@ def refine_slide(
     with clock("trace"):
         smooth = smooth_probs(work.grid, probs, rules)
         decided = clean_labels(work.grid, smooth, rules, raw=probs)
-        traced = trace_regions(work.grid, smooth, decided, rules, slide_size=work.slide.size)
+        surface = Surface(work.grid, smooth, decided, rules)
+    with clock("band"):
+        surface = sharpen(surface, work, patches, probs, refiner, recipe.band, runtime)
+    with clock("trace"):
+        traced = trace_regions(*surface, slide_size=work.slide.size)
         areas = constrain(
             traced,
             work.drawn,

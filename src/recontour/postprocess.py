@@ -133,7 +133,7 @@ def smooth_probs(grid: PatchGrid, probs: NDArray[np.floating], rules: Rules) -> 
     out[:, 0] = np.clip(1.0 - out[:, 1:].sum(axis=1), 0.0, 1.0)
     if rules.by_evidence:
         evidence = Evidence.of(grid, probs, rules.threshold)
-        kept = smoothed_away(grid, evidence, _decide(probs, rules), _decide(out, rules))
+        kept = smoothed_away(grid, evidence, decide_cells(probs, rules), decide_cells(out, rules))
         out[kept] = probs[kept]
     return out
 
@@ -171,7 +171,7 @@ def clean_labels(
     if raw is not None and not rules.over_tissue and probs.shape[1] == 2:
         return decide_published(grid.scatter(raw[:, 1]), rules).astype(np.int8)
     labels = np.zeros(grid.shape, np.int8)
-    labels[grid.rows, grid.cols] = _decide(probs, rules)
+    labels[grid.rows, grid.cols] = decide_cells(probs, rules)
     judge: Judge = BySize(rules.min_area_cells)
     if rules.by_evidence:
         seen = probs if raw is None else raw
@@ -185,7 +185,7 @@ def clean_labels(
     return labels
 
 
-def _decide(probs: NDArray[np.floating], rules: Rules) -> NDArray[np.int8]:
+def decide_cells(probs: NDArray[np.floating], rules: Rules) -> NDArray[np.int8]:
     """int8 (n,), the class of each cell by its own probabilities."""
     foreground = 1.0 - np.asarray(probs[:, 0], np.float64) > rules.threshold
     best = 1 + np.argmax(probs[:, 1:], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.annotations import read_annotation
-from recontour.annotations.select import Selection, claimed_areas, select_regions
+from recontour.annotations.select import (
+    UNCLASSIFIED,
+    Selection,
+    claimed_areas,
+    select_regions,
+)
+from recontour.annotators import agree
 from recontour.cache import FeatureCache
+from recontour.calibration import check_target
 from recontour.constraints import check_limits
 from recontour.embedding import Features
 from recontour.encoders import load_encoder
@@ -34,6 +41,7 @@ from recontour.grid import (
 )
 from recontour.labelling import label_outlines, passed_over
 from recontour.recipe import Recipe, Runtime
+from recontour.review import review_cells
 from recontour.slides import frame_of, open_slide
 from recontour.tissue import TISSUE_RULES, find_tissue
 from recontour.types import Annotation, Encoder, Frame, Geometry, PatchGrid, PatchSet, Slide
@@ -41,8 +49,25 @@ from recontour.types import Annotation, Encoder, Frame, Geometry, PatchGrid, Pat
 FEW_ON_TISSUE = 0.5
 """Warn when less than this share of the outline lies on tissue."""
 
+BANDS = (1, 2, 4)
+"""How many times finer the cells around the border may be; 1: no finer."""
+
 FINER_THAN_CELLS = 0.2
 """Warn when cells misplace more than this share of the outlined area before anything is learnt."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a refiner is told of each cell: by one outline or several, and by reviewed regions.
+
+    `labels` int8 (n,), -1 where nobody knows; `trust` float32 (n,), None where there is one outline
+    and no review; `facts` for `run.json` (JSON types): `also` and `reviewed`, file names and counts.
+    """
+
+    labels: NDArray[np.int8]
+    trust: NDArray[np.float32] | None
+    facts: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +78,7 @@ class Work:
     outline has it), `tissue` where refinement takes
     place. `lattice` has every tissue cell and is what gets embedded, so that features outlive a
     change of the outlines; `kept` says which of its cells take part (not excluded), and `grid`
-    holds those. `labels` int8 (n,) is the coarse label of each.
+    holds those. `labels` int8 (n,) is the coarse label of each, `given` what the refiner is told.
     """
 
     slide: Slide
@@ -66,6 +91,7 @@ class Work:
     kept: NDArray[np.bool_]
     grid: PatchGrid
     labels: NDArray[np.int8]
+    given: Given
     encoder: Encoder
     warnings: tuple[str, ...]
 
@@ -82,7 +108,13 @@ class Work:
             cell = cell[self.kept]
             context = None if context is None else context[self.kept]
         return PatchSet(
-            self.slide.id, self.grid, cell, self.labels, self.selection.classes, context
+            self.slide.id,
+            self.grid,
+            cell,
+            self.given.labels,
+            self.selection.classes,
+            context,
+            self.given.trust,
         )
 
 
@@ -91,8 +123,16 @@ def prepare(
     coarse: Annotation | str | Path,
     recipe: Recipe,
     runtime: Runtime,
+    *,
+    reviewed: Annotation | str | Path | None = None,
+    also: Sequence[Annotation | str | Path] = (),
 ) -> Work:
     """Open, read, find tissue, lay the grid, label the cells; nothing is embedded yet.
+
+    Parameters
+    ----------
+    reviewed : regions of which a person is certain
+    also : further outlines of the same slide, of other annotators
 
     Raises
     ------
@@ -100,6 +140,9 @@ def prepare(
     RefinerError : a class, or the background, has no cell at all
     """
     check_limits(recipe.only, recipe.within_um)
+    check_target(recipe.error_target)
+    if recipe.band not in BANDS:
+        raise UsageError(f"--band {recipe.band} must be 1 (off), 2 or 4")
     slide = slide if isinstance(slide, Slide) else open_slide(slide, mpp=recipe.mpp)
     if not isinstance(coarse, Annotation):
         coarse = read_annotation(coarse, frame_of(slide, recipe.origin, recipe.entry))
@@ -116,6 +159,8 @@ def prepare(
     warnings += passed_over(coarse, recipe.label_rule)
     warnings += _check_on_tissue(drawn, whole)
     warnings += _check_coarser_than_cells(grid, drawn)
+    labels = label_outlines(grid, coarse, selection.regions, recipe.label_rule)
+    given = _given(slide, grid, labels, selection, recipe, reviewed, also)
     work = Work(
         slide=slide,
         coarse=coarse,
@@ -126,12 +171,75 @@ def prepare(
         lattice=lattice,
         kept=kept,
         grid=grid,
-        labels=label_outlines(grid, coarse, selection.regions, recipe.label_rule),
+        labels=labels,
+        given=given,
         encoder=encoder,
-        warnings=tuple(warnings),
+        warnings=(*given.warnings, *warnings),
     )
     _check_labelled(work)
     return work
+
+
+def _given(
+    slide: Slide,
+    grid: PatchGrid,
+    labels: NDArray[np.int8],
+    selection: Selection,
+    recipe: Recipe,
+    reviewed: Annotation | str | Path | None,
+    also: Sequence[Annotation | str | Path],
+) -> Given:
+    """Join the outlines of several annotators, and put reviewed labels over them."""
+    if reviewed is None and not also:
+        if recipe.reviewed_sample:
+            raise UsageError("--reviewed-sample is about reviewed regions; pass --reviewed FILE")
+        return Given(labels, None, {"also": [], "reviewed": None})
+    frame = frame_of(slide, recipe.origin)
+    told, names = [labels], []
+    for one in also:
+        other = one if isinstance(one, Annotation) else read_annotation(one, frame)
+        told.append(_labels_of(grid, other, selection, recipe.label_rule))
+        names.append(other.source or other.slide_id)
+    found, trust = agree(told, len(selection.classes))
+    facts: dict[str, Any] = {"also": names, "reviewed": None}
+    if also:
+        facts["disagreed_cells"] = int(np.count_nonzero(np.ptp(np.stack(told), axis=0)))
+        facts["tied_cells"] = int(np.count_nonzero(found < 0))
+    if reviewed is None:
+        return Given(found, trust, facts)
+    if not isinstance(reviewed, Annotation):
+        reviewed = read_annotation(reviewed, frame, allow_empty=True)
+    seen = review_cells(grid, reviewed, selection.classes, recipe.exclude_classes, frame)
+    certain = seen.labels >= 0
+    facts["reviewed"] = {"source": reviewed.source or reviewed.slide_id, **seen.facts}
+    return Given(
+        np.where(certain, seen.labels, found).astype(np.int8),
+        np.where(certain, 1.0, trust).astype(np.float32),
+        facts,
+        seen.warnings,
+    )
+
+
+def _labels_of(
+    grid: PatchGrid, outline: Annotation, selection: Selection, rule: str
+) -> NDArray[np.int8]:
+    """The labels of another annotator's outline.
+
+    Raises
+    ------
+    AnnotationError : it has none of the classes that are refined
+    """
+    by_class = [
+        [r for r in outline.regions if (r.label or UNCLASSIFIED).casefold() == name.casefold()]
+        for name in selection.classes[1:]
+    ]
+    if not any(by_class):
+        has = sorted({region.label or UNCLASSIFIED for region in outline.regions})
+        raise AnnotationError(
+            f"{outline.source or outline.slide_id}: no outline of class "
+            f"{', '.join(selection.classes[1:])}, as the first file has; it has: {', '.join(has)}"
+        )
+    return label_outlines(grid, outline, by_class, rule)
 
 
 def open_cache(runtime: Runtime) -> FeatureCache | None:

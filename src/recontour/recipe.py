@@ -66,6 +66,13 @@ class Recipe:
     """The new outline stays this close to the given one."""
     postprocess: str = "default"
     """`default`, `published` (as in the LC-MIL paper) or `none` (`threshold` alone)."""
+    band: int = 1
+    """2 or 4: cells around the border are asked again, that many times finer; 1: none are."""
+    error_target: float | None = None
+    """Cells are called sure as long as this share of them is expected to be wrong; None: no such
+    bar, and what is wrong with a chance above 35 % is uncertain."""
+    reviewed_sample: bool = False
+    """The reviewed regions are a fair sample of the slide: they also calibrate."""
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:

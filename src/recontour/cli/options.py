@@ -205,6 +205,15 @@ MinArea: TypeAlias = Annotated[
         rich_help_panel=REFINING,
     ),
 ]
+Band: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--band",
+        metavar="N",
+        help="Look again at the border with cells 2 or 4 times finer; 1: do not.",
+        rich_help_panel=REFINING,
+    ),
+]
 Seed: TypeAlias = Annotated[
     int, typer.Option("--seed", min=0, help="The same seed gives the same result.")
 ]

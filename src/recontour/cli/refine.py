@@ -93,6 +93,7 @@ def refine(
             rich_help_panel=o.REFINING,
         ),
     ] = o.PostProcess.default,
+    band: o.Band = o.DEFAULT.band,
     seed: o.Seed = o.DEFAULT.seed,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -137,6 +138,7 @@ def refine(
         only=only.value if only else None,
         within_um=within_um,
         postprocess=postprocess.value,
+        band=band,
         seed=seed,
     )
     recipe = with_preset(context, recipe, preset)
