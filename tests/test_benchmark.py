@@ -153,6 +153,21 @@ def test_a_torn_record_is_run_again_and_nothing_else(data, tmp_path):
     assert after == {**before, "s1.jsonl": before["s1.jsonl"] + 2}
 
 
+def test_a_method_whose_code_changed_is_forgotten_and_alone_runs_again(data, tmp_path):
+    out = tmp_path / "out"
+    run(plan(), data, out)
+    whole = report(out)
+    results = Results(out)
+    held = [len(results.records(case)) for case in ("s0", "s1")]
+    assert results.forget("identity") == 3 * 2 * 2
+    assert results.forget("identity") == 0
+    assert not any(unit.method == "identity" for unit in results.records("s1"))
+    assert not any(unit.method == "identity" for unit in results.maps("s1"))
+    run(plan(), data, out)
+    assert report(out) == whole
+    assert [len(results.records(case)) for case in ("s0", "s1")] == held
+
+
 def test_a_killed_benchmark_goes_on_to_the_same_figures(data, tmp_path):
     out, untouched = tmp_path / "out", tmp_path / "untouched"
     program = "from recontour.cli.main import main; main()"

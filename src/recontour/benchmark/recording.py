@@ -14,11 +14,21 @@ from recontour.benchmark.scoring import score
 from recontour.benchmark.spec import COARSE, is_drawn
 from recontour.benchmark.wanted import Wanted
 from recontour.errors import RecontourError
-from recontour.postprocess import clean_labels, rules_for, smooth_probs
+from recontour.postprocess import Rules, clean_labels, rules_for, smooth_probs
 from recontour.types import PatchGrid
 
 Probs = NDArray[np.float32]
 Map = NDArray[np.int8]
+
+
+def decide(grid: PatchGrid, probs: Probs, rules: Rules) -> Map:
+    """The label of every cell, int8 (rows, cols): smoothed, decided, cleaned.
+
+    Raises
+    ------
+    ValueError : not a probability for every cell
+    """
+    return clean_labels(grid, smooth_probs(grid, probs, rules), rules, raw=probs)
 
 
 class Scorer:
@@ -36,9 +46,7 @@ class Scorer:
         ------
         ValueError : not a probability for every cell
         """
-        grid: PatchGrid = self.laid.grid
-        smooth = smooth_probs(grid, probs, self.rules)
-        return clean_labels(grid, smooth, self.rules, raw=probs)
+        return decide(self.laid.grid, probs, self.rules)
 
     def scored(
         self, unit: Unit, want: Wanted, found: Map, given: Map, facts: Mapping[str, Any]

@@ -145,6 +145,26 @@ class Results:
             found[unit_of(line)] = unpack(line["map"])
         return found
 
+    def forget(self, method: str) -> int:
+        """Drop all runs of a method, so that they are done again; gives how many there were.
+
+        For a method whose code has changed: a run is known by its settings and its inputs only.
+        Call it while the folder is claimed, or while nothing runs in it.
+        """
+        dropped = 0
+        for folder in ("runs", "maps"):
+            for path in sorted((self.folder / folder).glob("*.jsonl")):
+                lines = list(read_lines(path))
+                kept = [line for line in lines if line.get("method") != method]
+                if len(kept) < len(lines):
+                    text = "".join(
+                        json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+                        for line in kept
+                    )
+                    write_text(path, text)
+                    dropped += len(lines) - len(kept) if folder == "runs" else 0
+        return dropped
+
     def state(self, case: str) -> Record:
         """What is known of a case; empty when it has not been looked at."""
         return _read(self._state(case))
