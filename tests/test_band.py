@@ -20,6 +20,7 @@ from recontour.band import (
     sharpen,
 )
 from recontour.embedding import embed_patches
+from recontour.encoders import load_encoder
 from recontour.errors import UsageError
 from recontour.geometry import union
 from recontour.metrics.polygons import polygon_iou
@@ -185,6 +186,28 @@ class TestSharpen:
         after = sharpen(before, work, patches, probs, refiner, 2, Runtime(use_cache=False))
         (old,), (new,) = trace_regions(*before), trace_regions(*after)
         assert polygon_iou(old, new) > 0.95
+
+    @pytest.mark.parametrize("encoder", ["colour", "efficientnet_lite0"])
+    def test_a_fine_cell_is_seen_as_a_coarse_one_with_its_centre(self, scene, encoder) -> None:
+        """Patch by patch and dense: what a cell is worth does not depend on the stride."""
+        slide, chosen = open_slide(scene.slide), load_encoder(encoder)
+        rows, cols = np.indices((3, 4), dtype=np.int32).reshape(2, -1) + 8
+        coarse = PatchGrid((0.0, 0.0), (24, 24), rows, cols, 64, 64, chosen.patch_px, 0.5, 1.0)
+        fine = replace(coarse, origin=(16.0, 16.0), shape=(48, 48), stride=32)
+        fine = replace(fine, rows=2 * rows, cols=2 * cols)
+        assert np.array_equal(fine.centres, coarse.centres)
+        one, other = (embed_patches(slide, grid, chosen) for grid in (coarse, fine))
+        for view in ("cell", "context"):
+            a, b = getattr(one, view), getattr(other, view)
+            assert a.astype(float) == pytest.approx(b.astype(float), abs=0.02)
+            assert len(np.unique(a, axis=0)) == 12
+
+    def test_a_slide_of_a_few_cells(self) -> None:
+        labels = np.array([[0, 1], [0, 1]], np.int8)
+        fine = finer(grid_of(np.ones((2, 2), bool)), 32)
+        assert find_band(fine, np.kron(labels, np.ones((2, 2), np.int8)), 2.0).all()
+        lone = interpolate(grid_of(np.ones((1, 1), bool)), np.array([[0.2, 0.8]]), fine)
+        assert lone[:, 1] == pytest.approx(0.8)
 
 
 class TestParts:

@@ -9,8 +9,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
-from shapely import Point, Polygon, box
+from shapely import Point, Polygon, affinity, box
 
+from recontour.grid import coverage
+from recontour.metrics.polygons import polygon_iou
 from recontour.postprocess import Rules, clean_labels, smooth_probs
 from recontour.tracing import trace_regions
 from recontour.types import Geometry, PatchGrid, iter_polygons
@@ -230,6 +232,27 @@ class TestClasses:
             assert not slivers
             assert shapely.coverage_is_valid(areas)
             assert areas[0].intersection(areas[1]).length > 10 * STRIDE
+
+    def test_two_classes_are_drawn_finer_than_their_cells(self) -> None:
+        """From the share of each cell that a class covers, against the same cells as squares."""
+        grid = grid_of(np.ones((40, 40), bool))
+        disc = shapely.Point(20 * STRIDE, 20 * STRIDE).buffer(14 * STRIDE)
+        half = affinity.rotate(
+            shapely.box(-99 * STRIDE, -99 * STRIDE, 20 * STRIDE, 99 * STRIDE),
+            25,
+            origin=(20 * STRIDE, 20 * STRIDE),
+        )
+        truth = [disc.intersection(half), disc.difference(half)]
+        shares = [coverage(grid, area) for area in truth]
+        probs = np.stack([1 - sum(shares), *shares], axis=1)
+        rules = Rules(sigma_cells=0, min_area_cells=0)
+        labels = clean_labels(grid, probs, rules)
+        for k, area in enumerate(trace_regions(grid, probs, labels, rules)):
+            rows, cols = np.nonzero(labels == k + 1)
+            squares = shapely.union_all(
+                shapely.box(cols * STRIDE, rows * STRIDE, (cols + 1) * STRIDE, (rows + 1) * STRIDE)
+            )
+            assert polygon_iou(truth[k], area) > polygon_iou(truth[k], squares) + 0.02
 
     def test_dividing_the_foreground_does_not_change_it(self) -> None:
         grid, probs = random_field(5, (40, 40), 4, 2.5, 0.9)
