@@ -16,7 +16,8 @@ from recontour.types import Geometry, PatchGrid, PatchSet, Region, iter_polygons
 COLOURS = {"added": (30, 160, 60), "removed": (30, 90, 220), "uncertain": (240, 180, 0)}
 
 UNCERTAIN = 0.15
-"""A cell is uncertain when its probability lies this close to the threshold."""
+"""A cell is uncertain when its probability lies this close to a half: it is wrong with a chance of
+more than 35 %."""
 
 
 def find_changes(
@@ -27,7 +28,7 @@ def find_changes(
     tissue: Geometry,
     *,
     key: str,
-    threshold: float,
+    uncertain: NDArray[np.bool_],
     min_uncertain_cells: float = 1.0,
 ) -> tuple[Region, ...]:
     """Compare the refined area of each class with the coarse one.
@@ -35,7 +36,8 @@ def find_changes(
     Parameters
     ----------
     areas, drawn : refined and coarse area of each class k >= 1, level-0 px
-    probs : (n, K), smoothed
+    probs : (n, K), calibrated
+    uncertain : (n,) the cells that should be looked at
     tissue : only changes on tissue are listed (a coarse outline always holds some glass)
 
     Returns
@@ -54,14 +56,14 @@ def find_changes(
         ):
             parts = _without_slivers(polygonal(difference), patches.grid.stride)
             found += _regions(parts, kind, f"{name}: {kind}", patches, probs[:, k], key)
-    wavering = _cells(patches.grid, uncertain_cells(probs, threshold))
+    wavering = _cells(patches.grid, uncertain)
     smallest = (min_uncertain_cells - 0.5) * patches.grid.stride**2
     parts = [part for part in iter_polygons(wavering) if part.area > smallest]
     found += _regions(parts, "uncertain", "uncertain", patches, probs.max(axis=1), key)
     return tuple(found)
 
 
-def uncertain_cells(probs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+def uncertain_cells(probs: NDArray[np.floating], threshold: float = 0.5) -> NDArray[np.bool_]:
     """(n,) cells whose foreground probability is near the threshold, or whose classes tie."""
     near: NDArray[np.bool_] = np.abs((1.0 - probs[:, 0]) - threshold) < UNCERTAIN
     if probs.shape[1] > 2:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from recontour.band import Surface, sharpen
@@ -15,7 +16,14 @@ from recontour.postprocess import clean_labels, rules_for, smooth_probs
 from recontour.preparation import open_cache, prepare
 from recontour.recipe import Recipe, Runtime
 from recontour.refiners import make_refiner
-from recontour.summary import list_changes, list_objects, object_key, state_facts
+from recontour.review import hold_labels, hold_probs
+from recontour.summary import (
+    list_changes,
+    list_objects,
+    object_key,
+    state_confidence,
+    state_facts,
+)
 from recontour.tracing import trace_regions
 from recontour.trust import check_areas, check_labels
 from recontour.types import Annotation, Refinement, Slide
@@ -26,6 +34,8 @@ def refine_slide(
     coarse: Annotation | str | Path,
     recipe: Recipe | None = None,
     *,
+    reviewed: Annotation | str | Path | None = None,
+    also: Sequence[Annotation | str | Path] = (),
     runtime: Runtime | None = None,
 ) -> Refinement:
     """Refine the coarse outline of a region on one slide.
@@ -35,6 +45,10 @@ def refine_slide(
     slide : a slide, or the path of one
     coarse : the coarse outline in level-0 px, or the path of a GeoJSON or mask
     recipe : every setting that changes the result; the defaults suit most slides
+    reviewed : regions (or their file) of which a person is certain: of a refined class, or of any
+        other, which means background. Their cells keep that label
+    also : outlines (or their files) of the same slide by other annotators: the label of a cell is
+        that of most, and it is trusted the more of them agree
     runtime : device, threads, cache, progress
 
     Returns
@@ -48,7 +62,7 @@ def refine_slide(
     recipe, runtime, clock = recipe or Recipe(), runtime or Runtime(), Clock()
     refiner = make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
     with clock("prepare"):
-        work = prepare(slide, coarse, recipe, runtime)
+        work = prepare(slide, coarse, recipe, runtime, reviewed=reviewed, also=also)
         rules = rules_for(recipe, work.grid)
     with clock("embed"):
         features = embed_patches(
@@ -64,12 +78,13 @@ def refine_slide(
         runtime.progress("fit", 0, 1)
         if hasattr(refiner, "progress"):
             refiner.progress = runtime.progress
-        probs = refiner.fit([patches]).predict_proba(patches)
+        probs = hold_probs(patches, refiner.fit([patches]).predict_proba(patches))
         trust = check_labels(patches, seed=recipe.seed)
         runtime.progress("fit", 1, 1)
     with clock("trace"):
-        smooth = smooth_probs(work.grid, probs, rules)
-        decided = clean_labels(work.grid, smooth, rules, raw=probs)
+        smooth = hold_probs(patches, smooth_probs(work.grid, probs, rules))
+        decided = hold_labels(patches, clean_labels(work.grid, smooth, rules, raw=probs))
+        confidence = state_confidence(patches, smooth, recipe)
         surface = Surface(work.grid, smooth, decided, rules)
     with clock("band"):
         surface = sharpen(surface, work, patches, probs, refiner, recipe.band, runtime)
@@ -84,8 +99,8 @@ def refine_slide(
             min_area_px=SLIVER_CELLS * work.grid.stride**2,
         )
         key = object_key(work, recipe)
-        objects = list_objects(work, areas, patches, smooth, key)
-        changes = list_changes(work, areas, patches, smooth, rules, key)
+        objects = list_objects(work, areas, patches, confidence.probs, key)
+        changes = list_changes(work, areas, patches, confidence, rules, key)
     return Refinement(
         patches=patches,
         probs=probs,
@@ -94,7 +109,9 @@ def refine_slide(
         coarse=work.coarse,
         tissue=work.tissue,
         recipe=recipe,
-        facts=state_facts(work, features, areas, patches, smooth, objects, rules, trust.facts),
+        facts=state_facts(
+            work, features, areas, patches, smooth, confidence, objects, rules, trust.facts
+        ),
         warnings=(
             *check_areas(patches.classes, areas, work.drawn, work.tissue),
             *work.warnings,
@@ -103,4 +120,5 @@ def refine_slide(
             *features.notes,
         ),
         timings=clock.seconds,
+        calibrated=confidence.probs,
     )

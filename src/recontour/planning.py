@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ BASE_BYTES = 700 * 2**20
 
 
 def plan(
-    slide: Path, coarse: Path, recipe: Recipe, *, runtime: Runtime | None = None
+    slide: Path,
+    coarse: Path,
+    recipe: Recipe,
+    *,
+    reviewed: Path | None = None,
+    also: Sequence[Path] = (),
+    runtime: Runtime | None = None,
 ) -> dict[str, Any]:
     """Grid, cells, labels, expected time and memory of a run; nothing is written.
 
@@ -45,7 +52,7 @@ def plan(
     runtime = runtime or Runtime()
     refiner = make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
     with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
-        work = prepare(opened, coarse, recipe, runtime)
+        work = prepare(opened, coarse, recipe, runtime, reviewed=reviewed, also=also)
         rules_for(recipe, work.grid)
         cost = estimate(work.lattice, work.encoder)
         key = cache_key(opened, work.lattice, work.encoder)

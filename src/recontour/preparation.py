@@ -61,7 +61,7 @@ class Given:
     """What a refiner is told of each cell: by one outline or several, and by reviewed regions.
 
     `labels` int8 (n,), -1 where nobody knows; `trust` float32 (n,), None where there is one outline
-    and no review; `facts` for `run.json` (JSON types): `also` and `reviewed`, file names and counts.
+    and no review; `facts` for `run.json` (JSON types): of `also` and `reviewed`.
     """
 
     labels: NDArray[np.int8]

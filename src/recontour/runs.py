@@ -62,12 +62,15 @@ def refine_to_folder(
     recipe: Recipe | None = None,
     runtime: Runtime | None = None,
     *,
+    reviewed: Path | str | None = None,
+    also: Sequence[Path | str] = (),
     overwrite: bool = False,
 ) -> Outcome:
     """Refine one slide and leave every file in `out`.
 
     The same run into an unfinished folder resumes it (features are cached in shards); into a
-    finished one does nothing. A different run is refused unless `overwrite`.
+    finished one does nothing. A different run is refused unless `overwrite`. `reviewed` and `also`
+    are files, as in `refine_slide`; what they hold is part of what makes two runs the same.
 
     Raises
     ------
@@ -79,12 +82,14 @@ def refine_to_folder(
     if not coarse_path.is_file():
         raise MissingFileError(f"no such file: {coarse_path}")
     with contextlib.closing(open_slide(slide_path, mpp=recipe.mpp)) as opened:
-        identity = _identity(opened, coarse_path, recipe)
+        identity = _identity(opened, coarse_path, recipe, reviewed, also)
         claim = Claim(out, identity["key"], OUTPUTS, overwrite=overwrite)
         with claim as state:
             if state == "finished":
                 return Outcome(read_json(out / FINISHED), already_done=True, resumed=False)
-            refinement = refine_slide(opened, coarse_path, recipe, runtime=runtime)
+            refinement = refine_slide(
+                opened, coarse_path, recipe, reviewed=reviewed, also=also, runtime=runtime
+            )
             frame = frame_of(opened, recipe.origin)
             claim.begin()
             summary = _write_outputs(
@@ -118,7 +123,11 @@ def _write_outputs(
         "status": "finished",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": dict(identity),
-        "inputs": {"slide": slide_name, "coarse": refinement.coarse.source},
+        "inputs": {
+            "slide": slide_name,
+            "coarse": refinement.coarse.source,
+            **_further_inputs(refinement.facts["given"]),
+        },
         "recipe": _settings(refinement.recipe),
         **refinement.facts,
         "slide": {**refinement.facts["slide"], "file": slide_name},
@@ -141,6 +150,12 @@ def _write_outputs(
 def _all_said(reading: Sequence[str], writing: Sequence[str]) -> list[str]:
     """What was noticed when reading, and what of writing that does not repeat."""
     return [*reading, *(w for w in writing if not any(r.startswith(w) for r in reading))]
+
+
+def _further_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the files that were given beside the coarse one."""
+    found = {"also": given["also"]} if given["also"] else {}
+    return {**found, "reviewed": given["reviewed"]["source"]} if given["reviewed"] else found
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -169,7 +184,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _identity(slide: Slide, coarse_path: Path, recipe: Recipe) -> dict[str, Any]:
+def _identity(
+    slide: Slide,
+    coarse_path: Path,
+    recipe: Recipe,
+    reviewed: Path | str | None,
+    also: Sequence[Path | str],
+) -> dict[str, Any]:
     """What makes two runs the same: content and settings, never paths."""
     settings = recipe.to_dict()
     if path := tissue_file(recipe):
@@ -184,7 +205,17 @@ def _identity(slide: Slide, coarse_path: Path, recipe: Recipe) -> dict[str, Any]
         "recipe": settings,
         "recontour": __version__,
     }
-    return {"key": digest(parts), "slide": slide.fingerprint, "coarse_sha256": parts["coarse"]}
+    if reviewed is not None:
+        parts["reviewed"] = file_digest(Path(reviewed))
+    if also:
+        parts["also"] = sorted(file_digest(Path(path)) for path in also)
+    further = {f"{name}_sha256": parts[name] for name in ("reviewed", "also") if name in parts}
+    return {
+        "key": digest(parts),
+        "slide": slide.fingerprint,
+        "coarse_sha256": parts["coarse"],
+        **further,
+    }
 
 
 def file_digest(path: Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recontour.calibration import calibrate, sure_cells
 from recontour.changes import find_changes, uncertain_cells
 from recontour.embedding import Features
 from recontour.grid import label_patches
@@ -33,7 +34,7 @@ def list_changes(
     work: Work,
     areas: Sequence[Geometry],
     patches: PatchSet,
-    probs: Probs,
+    confidence: Confidence,
     rules: Rules,
     key: str,
 ) -> tuple[Region, ...]:
@@ -42,12 +43,32 @@ def list_changes(
         areas,
         work.drawn,
         patches,
-        probs,
+        confidence.probs,
         work.tissue,
         key=key,
-        threshold=rules.threshold,
+        uncertain=confidence.uncertain,
         min_uncertain_cells=rules.min_area_cells,
     )
+
+
+class Confidence(NamedTuple):
+    """How sure a run is: calibrated (n, K), the cells to look at (n,), figures for `run.json`."""
+
+    probs: Probs
+    uncertain: NDArray[np.bool_]
+    facts: Mapping[str, Any]
+
+
+def state_confidence(patches: PatchSet, smooth: Probs, recipe: Recipe) -> Confidence:
+    """Calibrate, and name the cells that are uncertain by the recipe's error target or without."""
+    found = calibrate(patches, smooth, seed=recipe.seed, sample=recipe.reviewed_sample)
+    uncertain = uncertain_cells(found.probs)
+    facts: dict[str, Any] = {**found.facts, "error_target": None}
+    if recipe.error_target is not None:
+        sure = sure_cells(patches, smooth, found, recipe.error_target)
+        uncertain = ~sure.cells
+        facts["error_target"] = dict(sure.facts)
+    return Confidence(found.probs, uncertain, facts)
 
 
 def state_facts(
@@ -56,6 +77,7 @@ def state_facts(
     areas: Sequence[Geometry],
     patches: PatchSet,
     probs: Probs,
+    confidence: Confidence,
     objects: Sequence[Region],
     rules: Rules,
     trust: Mapping[str, Any],
@@ -85,8 +107,10 @@ def state_facts(
         "cells": {
             "changed": changed,
             "changed_share": changed / len(work.grid),
-            "uncertain": int(np.count_nonzero(uncertain_cells(probs, rules.threshold))),
+            "uncertain": int(np.count_nonzero(confidence.uncertain)),
         },
+        "confidence": dict(confidence.facts),
+        "given": dict(work.given.facts),
         "noise": noise_found(patches, probs),
         "trust": dict(trust),
         "encoder": work.encoder.identifier,
@@ -120,4 +144,6 @@ def object_key(work: Work, recipe: Recipe) -> str:
     regions = [[r.id, r.geometry.wkb_hex] for group in work.selection.regions for r in group]
     # The tissue itself: `recipe.tissue` may be a path, which is another on another machine.
     settings = replace(recipe, tissue=work.tissue.wkb_hex)
-    return digest([work.slide.fingerprint, regions, settings.digest()])
+    told = [] if work.given.trust is None else [[work.given.labels.tobytes().hex()]]
+    told += [] if work.given.trust is None else [[work.given.trust.tobytes().hex()]]
+    return digest([work.slide.fingerprint, regions, settings.digest(), *told])

@@ -205,6 +205,9 @@ class Refinement:
     facts : figures and choices for `run.json` (JSON types, unrounded)
     warnings : sentences for the user, most important first
     timings : seconds of each stage
+    calibrated : float32 (n, K), rows sum to 1: the chance of each class, over smoothed
+        probabilities; None where a refinement was put together without (see
+        `recontour.calibration`)
     """
 
     patches: PatchSet
@@ -217,6 +220,7 @@ class Refinement:
     facts: Mapping[str, Any]
     warnings: tuple[str, ...]
     timings: Mapping[str, float]
+    calibrated: NDArray[np.float32] | None = None
 
 
 @runtime_checkable

@@ -214,6 +214,45 @@ Band: TypeAlias = Annotated[
         rich_help_panel=REFINING,
     ),
 ]
+Reviewed: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--reviewed",
+        metavar="FILE",
+        help="Regions (or brush strokes, lines, points) whose class you are certain of; other "
+        "classes than the refined ones mean background.",
+        rich_help_panel=REFINING,
+    ),
+]
+ReviewedSample: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--reviewed-sample",
+        help="The reviewed regions were chosen without regard to the result: they also calibrate "
+        "its confidence.",
+        rich_help_panel=REFINING,
+    ),
+]
+Also: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--also",
+        metavar="FILE",
+        help="Another annotator's outline of the same slide; may be repeated. Cells get the class "
+        "that most outlines give them.",
+        rich_help_panel=REFINING,
+    ),
+]
+ErrorTarget: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--error-target",
+        metavar="SHARE",
+        help="List as uncertain what must be left out for no more than this share of the rest to "
+        "be wrong, e.g. 0.05.",
+        rich_help_panel=REFINING,
+    ),
+]
 Seed: TypeAlias = Annotated[
     int, typer.Option("--seed", min=0, help="The same seed gives the same result.")
 ]

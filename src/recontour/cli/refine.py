@@ -94,6 +94,10 @@ def refine(
         ),
     ] = o.PostProcess.default,
     band: o.Band = o.DEFAULT.band,
+    reviewed: o.Reviewed = None,
+    reviewed_sample: o.ReviewedSample = False,
+    also: o.Also = None,
+    error_target: o.ErrorTarget = None,
     seed: o.Seed = o.DEFAULT.seed,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -139,17 +143,30 @@ def refine(
         within_um=within_um,
         postprocess=postprocess.value,
         band=band,
+        error_target=error_target,
+        reviewed_sample=reviewed_sample,
         seed=seed,
     )
     recipe = with_preset(context, recipe, preset)
     if dry_run:
-        _plan(slide, coarse, recipe, Runtime(device, threads, cache_dir), format)
+        _plan(
+            slide, coarse, recipe, reviewed, also or (), Runtime(device, threads, cache_dir), format
+        )
         return
     from recontour.runs import refine_to_folder
 
     with console.progress_of(quiet) as progress:
         runtime = Runtime(device, threads, cache_dir, progress=progress)
-        outcome = refine_to_folder(slide, coarse, out, recipe, runtime, overwrite=overwrite)
+        outcome = refine_to_folder(
+            slide,
+            coarse,
+            out,
+            recipe,
+            runtime,
+            reviewed=reviewed,
+            also=also or (),
+            overwrite=overwrite,
+        )
     if outcome.already_done:
         console.say(f"{out} already holds this run, finished; nothing to do", quiet=quiet)
     elif outcome.resumed:
@@ -214,10 +231,18 @@ def _cells(summary: Mapping[str, Any]) -> str:
     return f"{grid['n_cells']:,} of {grid['cell_um']:.1f} µm: {'; '.join(grid['reasons'])}"
 
 
-def _plan(slide: Path, coarse: Path, recipe: Recipe, runtime: Runtime, format: o.Format) -> None:
+def _plan(
+    slide: Path,
+    coarse: Path,
+    recipe: Recipe,
+    reviewed: Path | None,
+    also: Sequence[Path],
+    runtime: Runtime,
+    format: o.Format,
+) -> None:
     from recontour.planning import plan
 
-    found = plan(slide, coarse, recipe, runtime=runtime)
+    found = plan(slide, coarse, recipe, reviewed=reviewed, also=also, runtime=runtime)
     if format is o.Format.json:
         console.print_json(found)
         return

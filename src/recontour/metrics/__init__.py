@@ -1,5 +1,12 @@
 """How close a prediction is to the truth: on labelled cells, and as polygons."""
 
+from recontour.metrics.calibration import (
+    Reliability,
+    brier,
+    calibration_error,
+    reliability,
+    top_label_error,
+)
 from recontour.metrics.cells import (
     Confusion,
     accuracy,
@@ -27,8 +34,11 @@ from recontour.metrics.polygons import (
 __all__ = [
     "BoundaryDistance",
     "Confusion",
+    "Reliability",
     "accuracy",
     "boundary_distance_um",
+    "brier",
+    "calibration_error",
     "cleaned",
     "confusion",
     "dice",
@@ -41,7 +51,9 @@ __all__ = [
     "polygon_dice",
     "polygon_iou",
     "ppv",
+    "reliability",
     "tnr",
+    "top_label_error",
     "tpr",
     "valid",
 ]
