@@ -115,10 +115,10 @@ def cells_of(
             if held_of == made_of:
                 yield cells
                 continue
-        with open_case(case, plan) as opened:
+        results = Results(folder)
+        with results.claim(plan), open_case(case, plan) as opened:
             laid = lay_out_case(opened, encoder, Runtime(device="cpu"))
             patches = laid.patch_set(Runtime(device="cpu"))
-            results = Results(folder)
             outlines = tuple(
                 Outline(w.outline.label, w.seed, coarse_map(laid, w.outline, w.seed, results))
                 for w in wanted
