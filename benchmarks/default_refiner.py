@@ -8,7 +8,8 @@ is missing. `prototype` takes 15 s a run: it has one repeat (`--slow-seeds`) and
 encoder. After a change of the refiner, `--again em` runs it anew and nothing else.
 
 OUT/report.md holds the tables, OUT/tables each as CSV, OUT/figures the pictures. `--docs PAGE`
-writes them between the markers of a page: `<!-- begin NAME -->`, `<!-- end NAME -->`. `--all-parts`
+writes them between the markers of a page, `<!-- begin NAME -->` and `<!-- end NAME -->`, and the
+figures of tissue that may be shown (BCSS is CC0) into `images` beside its folder. `--all-parts`
 also runs the scripts for calibration, validity, strokes, borders and small lesions, and writes what
 they print below.
 """
@@ -25,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from quality import ENCODERS, SEEDS, listing_of, plan_of, site_of
-from quality_figures import write_figures
+from quality_figures import publish_figures, write_figures
 from quality_tables import (
     class_table,
     image_table,
@@ -43,6 +44,7 @@ from recontour.benchmark.running import run_benchmark
 from recontour.benchmark.spec import VGG, MethodSpec, Plan, parse_method, split_specs
 from recontour.benchmark.tables import Table, markdown, write_tables
 from recontour.recipe import Runtime
+from recontour.refiners import make_refiner
 
 SLOW = ("prototype", "prototype:major=coverage,inside_nonmajor=keep,as=prototype_literal")
 CLASS_SITES = ("prostate", "lung")
@@ -55,6 +57,12 @@ def methods_of(texts: Iterable[str]) -> list[MethodSpec]:
     given = [*texts]
     found = {spec.label: spec for spec in map(parse_method, split_specs(given) if given else [])}
     return list(found.values())
+
+
+def check(methods: Iterable[MethodSpec]) -> None:
+    """Find a name or an option that there is not now, and not in an hour."""
+    for method in methods:
+        make_refiner(method.name, **method.options)
 
 
 def fast_methods() -> list[str]:
@@ -85,10 +93,11 @@ def run_all(args: argparse.Namespace, tissue: Path) -> None:
     wanted = methods_of([*fast_methods(), *args.candidates])
     slow = methods_of(SLOW)
     if args.only:
-        extra = methods_of(args.only)
-        named = {m.label for m in extra}
+        known = {m.label: m for m in (*wanted, *slow)}
+        named = {m.label: known.get(m.label, m) for m in methods_of(args.only)}
         slow = [m for m in slow if m.label in named]
-        wanted = [m for m in extra if m not in slow]
+        wanted = [m for m in named.values() if m not in slow]
+    check([*wanted, *slow])
     settings = {"severities": args.severity, "encoders": args.encoders, "seeds": args.seeds}
     run(plan_of(wanted, **settings), args, tissue, out)
     if args.slow_seeds:
@@ -232,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = args.out / "report.md"
     report.write_text("# The default refiner\n\n" + "\n".join(sections), "utf-8")
     if args.docs:
+        images = args.docs.parent.parent / "images"
+        parts["figures"] = publish_figures(args.out / "figures", images, args.encoders[0])
         args.docs.write_text(fill(args.docs.read_text("utf-8"), parts), "utf-8")
         print(f"filled {args.docs}")
     print(f"report: {report}")

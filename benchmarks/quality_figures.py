@@ -93,3 +93,43 @@ def pairs_figure(
         f"{encoder}: each bar reaches from the F1 of the outlines of an image to that of the "
         f"oracle. {ours} in blue, orange where it is below the outline."
     )
+
+
+PUBLISHED = (
+    (
+        "pairs_{encoder}.png",
+        "default_pairs.png",
+        "F1 of each image, from its outlines to the oracle, and where the methods stand between",
+    ),
+    ("sorted_{encoder}.png", "default_sorted.png", "F1 over outlines sorted by their own F1"),
+    (
+        "overlays_bcss.png",
+        "default_bcss.jpg",
+        "Best, median and worst result on the breast cancer regions (BCSS, CC0)",
+    ),
+)
+
+
+def publish_figures(folder: Path, images: Path, encoder: str) -> str:
+    """Copy what the documentation shows, small: figures without tissue, and that of BCSS (CC0).
+
+    Returns
+    -------
+    Markdown that shows them
+    """
+    from PIL import Image
+
+    lines = []
+    for pattern, target, text in PUBLISHED:
+        source = folder / pattern.format(encoder=encoder)
+        if not source.exists():
+            continue
+        images.mkdir(exist_ok=True)
+        with Image.open(source) as image:
+            picture = image.convert("RGB")
+        if target.endswith(".jpg"):
+            picture.save(images / target, quality=85, optimize=True)
+        else:
+            picture.quantize(128).save(images / target, optimize=True)
+        lines.append(f"![{text}](../{images.name}/{target})")
+    return "\n\n".join(lines)
