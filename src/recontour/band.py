@@ -3,7 +3,8 @@
 Only the border gains from finer cells, so only they are embedded: the first pass says where it
 runs, fine cells within one coarse cell of it are asked again, and elsewhere its probabilities are
 interpolated. A fine cell is shown as much of the slide as a coarse one, so that the refiner that
-was fitted to those can judge it. The band moves borders; it neither makes objects nor ends them.
+was fitted to those can judge it. The band moves borders; objects may split or join by that,
+but none is made where there was none, and none ends.
 """
 
 from __future__ import annotations
