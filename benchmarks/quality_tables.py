@@ -258,5 +258,8 @@ def class_table(data: Data, encoder: str, site: str) -> Table | None:
             Column("any class", "share"),
         ),
         tuple(rows),
-        ("Every outline counts, valid for each class or not.",),
+        (
+            "Every outline counts, valid for each class or not; a class counts on the images that "
+            "have it.",
+        ),
     )

@@ -22,7 +22,7 @@ from real_tissue import Case, cases, write_case
 
 from recontour.annotations import write_annotation
 from recontour.annotations.raster import outline
-from recontour.geometry import repair, union
+from recontour.geometry import polygonal, repair, union
 from recontour.types import Annotation, Region
 
 COLUMNS = ("id", "slide", "fine", "mpp", "patient")
@@ -42,7 +42,8 @@ def of_classes(data: Path, case: Case, merged: Annotation) -> Annotation:
     for value, name in CLASSES[case.group].items():
         area = repair(union(outline(mask == value)).simplify(1.0))[0]
         # The tumour's outline is smoothed as a whole, so that its classes fit together.
-        area = area.intersection(tumour) if value in case.tumour else area.difference(tumour)
+        within = area.intersection(tumour) if value in case.tumour else area.difference(tumour)
+        area = polygonal(within)
         if area.area:
             regions.append(Region(f"{case.name}-{value}", union([area]), name))
     return Annotation(merged.slide_id, tuple(regions), merged.source)
