@@ -36,8 +36,7 @@ def test_an_outline_that_has_nothing_to_do_with_the_tissue_is_noticed(k: int) ->
     patches, _ = slide(side=32, k=k)
     looks = np.random.default_rng(0).normal(size=patches.features.shape).astype(np.float32)
     report = check_labels(dataclasses.replace(patches, features=looks))
-    (warning,) = report.warnings
-    assert "hardly looks different" in warning
+    assert report.warnings == ()  # `validity.judge` says it, once
     assert report.facts["agreement"] == pytest.approx(1 / k, abs=0.1)
 
 

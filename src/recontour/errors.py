@@ -13,6 +13,7 @@
     ├── TissueError                 no tissue
     ├── EncoderError                the encoder cannot be loaded or fails
     ├── RefinerError                the refiner cannot learn from what it was given
+    ├── InvalidOutlineError         the outline looks wrong as a whole, and --strict was given
     └── OutputError                 a file cannot be written (disk full, no permission)
 
 Messages name the thing, the value and the way out.
@@ -81,6 +82,10 @@ class EncoderError(RecontourError):
 
 class RefinerError(RecontourError):
     """The refiner cannot learn from what it was given."""
+
+
+class InvalidOutlineError(RecontourError):
+    """The coarse outline looks wrong as a whole; the message has the reasons."""
 
 
 class OutputError(RecontourError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from recontour.band import Surface, sharpen
 from recontour.clock import Clock
 from recontour.constraints import SLIVER_CELLS, constrain
+from recontour.doubts import doubts, judge_outline
 from recontour.embedding import embed_patches
 from recontour.postprocess import clean_labels, rules_for, smooth_probs
 from recontour.preparation import open_cache, prepare
@@ -80,6 +81,7 @@ def refine_slide(
             refiner.progress = runtime.progress
         probs = hold_probs(patches, refiner.fit([patches]).predict_proba(patches))
         trust = check_labels(patches, seed=recipe.seed)
+        validity, judged = judge_outline(work, patches, probs, recipe)
         runtime.progress("fit", 1, 1)
     with clock("trace"):
         smooth = hold_probs(patches, smooth_probs(work.grid, probs, rules))
@@ -109,13 +111,16 @@ def refine_slide(
         coarse=work.coarse,
         tissue=work.tissue,
         recipe=recipe,
-        facts=state_facts(
-            work, features, areas, patches, smooth, confidence, objects, rules, trust.facts
-        ),
+        facts={
+            **state_facts(
+                work, features, areas, patches, smooth, confidence, objects, rules, trust.facts
+            ),
+            "validity": judged,
+        },
         warnings=(
             *check_areas(patches.classes, areas, work.drawn, work.tissue),
             *work.warnings,
-            *trust.warnings,
+            *doubts(validity, trust),
             *getattr(refiner, "notes", ()),
             *features.notes,
         ),

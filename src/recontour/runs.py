@@ -22,7 +22,7 @@ from recontour.annotations import write_annotation
 from recontour.annotations.geojson import write_complete
 from recontour.claim import FINISHED, STATE, Claim, read_json
 from recontour.clock import Clock
-from recontour.errors import MissingFileError
+from recontour.errors import InvalidOutlineError, MissingFileError
 from recontour.files import write_text
 from recontour.pipeline import refine_slide
 from recontour.preparation import tissue_file
@@ -65,15 +65,18 @@ def refine_to_folder(
     reviewed: Path | str | None = None,
     also: Sequence[Path | str] = (),
     overwrite: bool = False,
+    strict: bool = False,
 ) -> Outcome:
     """Refine one slide and leave every file in `out`.
 
     The same run into an unfinished folder resumes it (features are cached in shards); into a
     finished one does nothing. A different run is refused unless `overwrite`. `reviewed` and `also`
     are files, as in `refine_slide`; what they hold is part of what makes two runs the same.
+    `strict`: nothing is written of an outline that looks invalid.
 
     Raises
     ------
+    InvalidOutlineError : `strict`, and the outline looks invalid; also of a finished run
     OutputRefusedError : `out` holds another run, or another process is at work in it
     RecontourError : as `refine_slide`
     """
@@ -86,16 +89,31 @@ def refine_to_folder(
         claim = Claim(out, identity["key"], OUTPUTS, overwrite=overwrite)
         with claim as state:
             if state == "finished":
-                return Outcome(read_json(out / FINISHED), already_done=True, resumed=False)
+                summary = read_json(out / FINISHED)
+                if strict:
+                    _refuse_invalid(summary, coarse_path.name)
+                return Outcome(summary, already_done=True, resumed=False)
             refinement = refine_slide(
                 opened, coarse_path, recipe, reviewed=reviewed, also=also, runtime=runtime
             )
+            if strict:
+                _refuse_invalid(refinement.facts, coarse_path.name)
             frame = frame_of(opened, recipe.origin)
             claim.begin()
             summary = _write_outputs(
                 opened, slide_path.name, refinement, out, frame, identity, runtime
             )
     return Outcome(summary, already_done=False, resumed=state == "resumed")
+
+
+def _refuse_invalid(facts: Mapping[str, Any], name: str) -> None:
+    """Runs of older versions have no verdict, and pass."""
+    validity = facts.get("validity") or {}
+    if validity.get("verdict") == "invalid":
+        raise InvalidOutlineError(
+            f"{name}: the outline looks invalid (--strict): {'; '.join(validity['reasons'])}. "
+            "Nothing was written; correct the outline, or run without --strict"
+        )
 
 
 def _write_outputs(

@@ -103,6 +103,14 @@ def refine(
     threads: o.Threads = None,
     cache_dir: o.CacheDir = None,
     overwrite: o.Overwrite = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse an outline that looks wrong as a whole, instead of warning.",
+            rich_help_panel=o.RUNNING,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -166,6 +174,7 @@ def refine(
             reviewed=reviewed,
             also=also or (),
             overwrite=overwrite,
+            strict=strict,
         )
     if outcome.already_done:
         console.say(f"{out} already holds this run, finished; nothing to do", quiet=quiet)
@@ -216,6 +225,8 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
             )
         )
     rows.append(("objects", str(len(summary["objects"]))))
+    if validity := summary.get("validity"):
+        rows.append(("coarse outline", f"{validity['verdict']} ({validity['score']:.2f})"))
     rows.append(("time", f"{sum(summary['timings_s'].values()):.1f} s"))
     rows.append(("look at", str(out / "overview.png")))
     rows.append(("open in QuPath", str(out / "refined.geojson")))

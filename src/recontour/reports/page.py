@@ -184,6 +184,9 @@ def trust_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     agreement = (facts.get("trust") or {}).get("agreement")
     uncertain = (facts.get("cells") or {}).get("uncertain")
     rows = []
+    if validity := facts.get("validity"):
+        verdict = f"{validity['verdict']} (score {validity['score']:.2f})"
+        rows.append(("the given outline looks", verdict))
     if agreement is not None:
         rows.append(("a simple model agrees with the given outline in", f"{agreement:.0%}"))
     if uncertain is not None:
