@@ -195,19 +195,6 @@ def test_an_outline_drawn_on_an_image_of_another_resolution(factor: float) -> No
     assert proposal.scale == pytest.approx(1 / factor, abs=1e-3)
 
 
-def test_a_shifted_outline_gets_its_way_back() -> None:
-    patches, _ = tissue()
-    drawn = translate(LESION, 10 * STRIDE, -6 * STRIDE)
-    proposal = propose_place(labelled(patches, drawn), [drawn], scales=())
-    assert proposal is not None
-    assert proposal.kind == "shift"
-    assert (proposal.dx, proposal.dy) == (
-        pytest.approx(-10 * STRIDE, abs=2 * STRIDE),
-        pytest.approx(6 * STRIDE, abs=2 * STRIDE),
-    )
-    assert f"({proposal.dx:+.0f}, {proposal.dy:+.0f}) px" in str(proposal)
-
-
 def test_a_good_outline_is_left_where_it_is() -> None:
     patches, _ = tissue()
     offset = (8.0 * STRIDE, 8.0 * STRIDE)

@@ -139,27 +139,9 @@ def belonging(look: Look, labels: NDArray[np.int8]) -> float:
     return float(np.log((own + NOTHING) / (np.median(np.concatenate(found)) + NOTHING)))
 
 
-def contrast_at_shifts(
-    look: Look, labels: NDArray[np.int8]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
-    """What an outline parts when it is moved; what is moved off the lattice is lost.
-
-    Returns
-    -------
-    contrast and blocks of tissue inside, (i, j) for each shift, and how many blocks down each i and
-    to the right each j is; [0, 0] is the outline where it lies
-    """
-    masks = _surroundings(look, labels)
-    box = (2 * look.shape[0], 2 * look.shape[1])
-    contrast, held = contrast_everywhere(_planes(look, box), masks, box)
-    rows, cols = (np.fft.fftfreq(n, 1 / n).round().astype(np.intp) for n in box)
-    return contrast, held, rows, cols
-
-
 def contrast_everywhere(
     planes: NDArray[np.complex128],
     masks: list[NDArray[np.bool_]],
-    box: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What masks part when they are moved by (i, j) blocks, all of them together.
 
@@ -167,7 +149,6 @@ def contrast_everywhere(
     ----------
     planes : Fourier transforms of the look and, last, of the tissue
     masks : (rows, cols) for each class, background first
-    box : (rows, cols) that the planes were padded to; None: as large as the masks
 
     Returns
     -------
@@ -176,10 +157,10 @@ def contrast_everywhere(
     """
     from scipy import fft
 
-    box = box or (masks[0].shape[0], masks[0].shape[1])
+    box = masks[0].shape
     total, weight, squares, held = 0.0, 0.0, 0.0, np.zeros(box)
     for i, mask in enumerate(masks):
-        spectrum = np.conj(fft.rfft2(mask.astype(np.float64), s=box))
+        spectrum = np.conj(fft.rfft2(mask.astype(np.float64)))
         sums = fft.irfft2(spectrum * planes, s=box)
         n = np.maximum(sums[-1], 0.0)
         held = held + n if i else held
@@ -190,14 +171,14 @@ def contrast_everywhere(
     return np.maximum(between, 0.0), held
 
 
-def _planes(look: Look, box: tuple[int, int] | None = None) -> NDArray[np.complex128]:
+def _planes(look: Look) -> NDArray[np.complex128]:
     """(p + 1, …) Fourier transforms of the look laid out on the lattice, and of the tissue."""
     from scipy import fft
 
     laid = np.zeros((look.x.shape[1] + 1, *look.shape))
     laid[:-1, look.rows, look.cols] = look.x.T
     laid[-1, look.rows, look.cols] = 1
-    return np.asarray(fft.rfft2(laid, s=box or look.shape))
+    return np.asarray(fft.rfft2(laid))
 
 
 def _surroundings(look: Look, labels: NDArray[np.int8]) -> list[NDArray[np.bool_]]:

@@ -1,7 +1,7 @@
-"""Where an outline that fits badly would fit: moved by the slide's bounds, scaled, or shifted.
+"""Where an outline that fits badly would fit: moved by the slide's bounds, or scaled.
 
-Only asked about outlines that are already doubted: among many places there is always one that
-fits a little better.
+Only asked about outlines that are already doubted, and only a few places that a wrong frame
+explains: the best of all shifts is more often wrong than right (`docs/research/validity.md`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import affinity
 
-from recontour.appearance import Look, belonging, contrast_at_shifts, look_at
+from recontour.appearance import Look, belonging, look_at
 from recontour.grid import label_patches
 from recontour.types import Geometry, PatchSet
 
@@ -27,11 +27,6 @@ BELONGS = 1.0
 LEAST_BLOCKS = 10
 ON_TISSUE = 0.5
 """Of the area that the outline has on tissue where it lies, scaled along: so much must stay."""
-SHIFT_CLEARLY = math.log(2.5)
-"""The best of all shifts is the best of thousands, so it must be better by more."""
-SHIFT_LEAST = 0.2
-"""Of the outline's size (root of its area): smaller shifts are careless drawing."""
-SHIFT_MOST = 1.5
 
 
 class Proposal(NamedTuple):
@@ -39,7 +34,7 @@ class Proposal(NamedTuple):
 
     Attributes
     ----------
-    kind : "origin", "scale" or "shift"
+    kind : "origin" or "scale"
     dx, dy : level-0 px to move it by, after scaling about level-0 (0, 0)
     scale : factor
     gain : logarithm of how many times better it fits
@@ -58,15 +53,10 @@ class Proposal(NamedTuple):
                 "it fits much better: its coordinates are counted from another origin; pass "
                 f"--origin {'level0' if self.dx + self.dy < 0 else 'bounds'}"
             )
-        if self.kind == "scale":
-            return (
-                f"{self.scale:g} times as large, all coordinates multiplied, it fits much better: "
-                "it was drawn on an image of another resolution; export it in full-resolution "
-                "pixels, or scale it"
-            )
         return (
-            f"moved by ({self.dx:+.0f}, {self.dy:+.0f}) px it fits much better: it was shifted, or "
-            "drawn on another section; move it before refining"
+            f"{self.scale:g} times as large, all coordinates multiplied, it fits much better: it "
+            "was drawn on an image of another resolution; export it in full-resolution pixels, or "
+            "scale it"
         )
 
 
@@ -104,7 +94,7 @@ def propose_place(
         fit = belonging(look, labels)
         if fit >= BELONGS and fit - own >= CLEARLY and (best is None or fit - own > best.gain):
             best = Proposal(kind, dx, dy, scale, fit - own)
-    return best or _best_shift(look, patches, own)
+    return best
 
 
 def _named(
@@ -126,22 +116,6 @@ def _placed(
     scaled = affinity.scale(geometry, scale, scale, origin=origin)
     moved: Geometry = affinity.translate(scaled, dx, dy)
     return moved
-
-
-def _best_shift(look: Look, patches: PatchSet, own: float) -> Proposal | None:
-    contrast, held, rows, cols = contrast_at_shifts(look, look.labels)
-    size = math.sqrt(float((look.labels > 0).sum()))
-    away = np.hypot(rows[:, None], cols[None, :])
-    usable = (held >= ON_TISSUE * held[0, 0]) & (away <= SHIFT_MOST * size)
-    scores = np.where(usable, contrast, -1.0)
-    row, col = np.unravel_index(int(np.argmax(scores)), scores.shape)
-    if away[row, col] < SHIFT_LEAST * size:
-        return None
-    gain = math.log((scores[row, col] + 1e-3) / (contrast[0, 0] + 1e-3))
-    if gain < SHIFT_CLEARLY or own + gain < BELONGS:
-        return None
-    step = look.side * patches.grid.stride
-    return Proposal("shift", float(cols[col] * step), float(rows[row] * step), 1.0, gain)
 
 
 def _two_sided(look: Look, labels: NDArray[np.int8]) -> bool:
