@@ -38,11 +38,13 @@ def judge(
     """F1 of every method on every valid outline of a case."""
     found: Found = {name: {} for name in (COARSE, *(m.label for m in methods), ORACLE)}
     patches = cells.patches
-    rules = rules_for(Recipe(), patches.grid)
 
     def f1(labels, given) -> float:
         figures = score(cells.truth, labels, given, patches.grid, patches.classes)
         return float(figures["metrics"]["f1"])
+
+    def decided(probs, method: str):
+        return decide(patches.grid, probs, rules_for(Recipe(), patches.grid, method))
 
     for outline in cells.outlines:
         if outline.label not in outlines or outline.seed >= seeds:
@@ -53,12 +55,12 @@ def judge(
             continue
         key = Key(cells.case, outline.label, outline.seed)
         found[COARSE][key] = float(figures["metrics"]["f1"])
-        found[ORACLE][key] = f1(decide(patches.grid, cells.oracle[outline.seed], rules), given)
+        found[ORACLE][key] = f1(decided(cells.oracle[outline.seed], ORACLE), given)
         labelled = cells.labelled(outline)
         for method in methods:
             refiner = make_refiner(method.name, seed=outline.seed, **method.options)
             probs = refiner.fit([labelled]).predict_proba(labelled)
-            found[method.label][key] = f1(decide(patches.grid, probs, rules), given)
+            found[method.label][key] = f1(decided(probs, method.name), given)
     return found
 
 

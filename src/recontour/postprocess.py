@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from recontour.errors import UnknownNameError, UsageError
 from recontour.evidence import Evidence
 from recontour.recipe import Recipe
+from recontour.refiners import smoothing_of
 from recontour.small_parts import ByEvidence, BySize, Judge, smaller_parts, smoothed_away
 from recontour.types import PatchGrid
 
@@ -49,7 +50,7 @@ class Rules:
     by_evidence: bool = False
 
 
-def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
+def rules_for(recipe: Recipe, grid: PatchGrid, method: str | None = None) -> Rules:
     """The rules a recipe means on a grid.
 
     `postprocess="published"` is the LC-MIL paper's: Gaussian σ = 1 with 0 off tissue, threshold
@@ -57,7 +58,12 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
     `postprocess="none"` is the prototype paper's: the threshold alone, no smoothing, nothing
     removed.
 
-    Small parts are judged by their evidence, unless the recipe gives a minimum area.
+    Small parts are judged by their evidence, unless the recipe gives a minimum area. Where it
+    gives no smoothing, the method says how much its answers need.
+
+    Parameters
+    ----------
+    method : whose answers are judged; None: the recipe's
 
     Raises
     ------
@@ -77,10 +83,11 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
         raise UsageError(f"--threshold {recipe.threshold:g} must lie between 0 and 1")
     if recipe.postprocess == "none":
         return Rules(recipe.threshold, 0.0, 0, simplify_px)
-    if not 0 <= recipe.smooth_cells <= MOST_SMOOTH_CELLS:
-        raise UsageError(
-            f"--smooth-cells {recipe.smooth_cells:g} must lie between 0 and {MOST_SMOOTH_CELLS}"
-        )
+    sigma = recipe.smooth_cells
+    if sigma is None:
+        sigma = smoothing_of(recipe.method if method is None else method)
+    if not 0 <= sigma <= MOST_SMOOTH_CELLS:
+        raise UsageError(f"--smooth-cells {sigma:g} must lie between 0 and {MOST_SMOOTH_CELLS}")
     min_area: float = MIN_AREA_CELLS
     if recipe.min_area_um2 is not None:
         if not 0 <= recipe.min_area_um2 < np.inf:
@@ -88,7 +95,7 @@ def rules_for(recipe: Recipe, grid: PatchGrid) -> Rules:
         min_area = recipe.min_area_um2 / grid.cell_um**2
     return Rules(
         recipe.threshold,
-        recipe.smooth_cells,
+        sigma,
         min_area,
         simplify_px,
         by_evidence=recipe.min_area_um2 is None,

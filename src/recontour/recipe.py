@@ -54,8 +54,8 @@ class Recipe:
     entry: str | None = None
     """Of a coarse file that holds several (`.sav`): `SLIDE`, `VARIANT` or `SLIDE/VARIANT`."""
     threshold: float = 0.5
-    smooth_cells: float = 0.7
-    """σ of the tissue-masked Gaussian, in cells; 0: none."""
+    smooth_cells: float | None = None
+    """σ of the tissue-masked Gaussian, in cells; 0: none; None: what the method's answers need."""
     min_area_um2: float | None = None
     """Smallest object and hole kept; None: what the evidence is for stays, however small."""
     simplify_um: float | None = None

@@ -151,7 +151,8 @@ def _run_encoder(
                         probs, facts = _oracle(laid, labelled, want.seed, oracles)
                     else:
                         probs, facts = _fit(by_label[label], want.seed, labelled)
-                    found = scorer.decide(probs)
+                    name = ORACLE if label == ORACLE else by_label[label].name
+                    found = scorer.decide(probs, name)
                     record, found = scorer.scored(this, want, found, given, facts)
             except Exception as error:  # one method; the others go on
                 results.append(scorer.failed(this, want, error))

@@ -151,7 +151,7 @@ class _Pool:
                     "notes": list(getattr(refiner, "notes", ())),
                     "pool": signature,
                 }
-                found = scorer.decide(probs)
+                found = scorer.decide(probs, method.name)
                 record, found = scorer.scored(unit, want, found, given[case.id], facts)
             except Exception as error:  # one slide of this method
                 self.results.append({**scorer.failed(unit, want, error), "pool": signature})

@@ -37,16 +37,20 @@ class Scorer:
     def __init__(self, laid: Laid, encoder: str) -> None:
         self.laid = laid
         self.encoder = encoder
-        self.rules = rules_for(laid.opened.plan.recipe, laid.grid)
 
-    def decide(self, probs: Probs) -> Map:
+    def decide(self, probs: Probs, method: str) -> Map:
         """The label of every cell, int8 (rows, cols), by the recipe's post-processing.
+
+        Parameters
+        ----------
+        method : the refiner that gave `probs`, or "oracle"
 
         Raises
         ------
         ValueError : not a probability for every cell
         """
-        return decide(self.laid.grid, probs, self.rules)
+        rules = rules_for(self.laid.opened.plan.recipe, self.laid.grid, method)
+        return decide(self.laid.grid, probs, rules)
 
     def scored(
         self, unit: Unit, want: Wanted, found: Map, given: Map, facts: Mapping[str, Any]

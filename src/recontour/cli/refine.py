@@ -52,13 +52,14 @@ def refine(
     entry: o.Entry = None,
     threshold: o.Threshold = o.DEFAULT.threshold,
     smooth_cells: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--smooth-cells",
-            help="σ of the smoothing of probabilities, in cells.",
+            help="σ of the smoothing of probabilities, in cells. Default: the method's (em 0.4, "
+            "others 0.7).",
             rich_help_panel=o.REFINING,
         ),
-    ] = o.DEFAULT.smooth_cells,
+    ] = None,
     min_area_um2: o.MinArea = None,
     simplify_um: Annotated[
         float | None,

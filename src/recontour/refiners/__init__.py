@@ -9,7 +9,10 @@ from recontour import registry
 from recontour.errors import UsageError
 from recontour.types import Refiner
 
-__all__ = ["make_refiner"]
+__all__ = ["make_refiner", "smoothing_of"]
+
+SMOOTH_CELLS = 0.7
+"""σ of the smoothing that probabilities of single cells need, in cells."""
 
 
 def make_refiner(name: str, seed: int = 0, **options: Any) -> Refiner:
@@ -35,6 +38,17 @@ def make_refiner(name: str, seed: int = 0, **options: Any) -> Refiner:
             f"method {name!r} has no option {', '.join(map(repr, unknown))}; its options: {has}"
         )
     return cast(Refiner, factory(seed=seed, **options))
+
+
+def smoothing_of(name: str) -> float:
+    """σ in cells of the smoothing that the probabilities of a refiner need: 0.7 unless it says.
+
+    A refiner that has looked at the surroundings of a cell itself says so in the attribute
+    `smooth_cells`.
+    """
+    if name not in registry.names("refiner"):
+        return SMOOTH_CELLS  # what only a benchmark knows: the coarse outline, the oracle
+    return float(getattr(registry.lookup("refiner", name), "smooth_cells", SMOOTH_CELLS))
 
 
 def _options(factory: Any) -> list[str]:

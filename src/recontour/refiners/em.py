@@ -14,72 +14,171 @@ from recontour.refiners.base import (
     check_patch_sets,
     check_predict,
     not_fitted,
+    number,
     require,
     table,
     whole,
 )
-from recontour.refiners.discriminant import Discriminant, Projection, softmax
-from recontour.types import PatchSet
+from recontour.refiners.discriminant import SHRINKAGE, Discriminant, Projection, softmax
+from recontour.refiners.outline_prior import Belief, OutlinePrior
+from recontour.types import PatchGrid, PatchSet
 
-START = 0.85  # belief in a coarse label before anything is seen
-PSEUDO = 5.0  # cells of evenly spread belief that a side starts from
-CLIP = 0.1  # no side is ever surer than this of what it holds
-LEAST = 0.03  # of the belief: a class that falls below has been explained away
 VIEWS = ("all", "cell", "context", "both")
-LAST = 4  # rounds whose beliefs are averaged
+COMPONENTS = (10, 24)
+LAST = 3  # rounds whose beliefs are averaged
+SETTLE = 5  # times that beliefs and shares follow one another within a round
+DOUBT = 0.1  # chance that features say nothing: no appearance is proof
+FADED = 0.1  # of the cells it was drawn on: what falls below has been explained away
+SAME = 0.4  # standard deviations between two classes that look alike
+STRONG = 3.0  # how much more a cell counts in learning that a person has checked
 
 
 @dataclass(frozen=True)
 class _Round:
+    """What one round learned: `views` and `components` of the features, how their scores make
+    evidence, and how the cells of each label divided."""
+
+    views: tuple[int, ...]
+    components: int
     models: tuple[Discriminant, ...]
+    evidence: Discriminant
     sides: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class _Slide:
+    """The features of one slide, its outline, and how its cells lie."""
+
+    xs: tuple[NDArray[np.float32], ...]
+    prior: OutlinePrior
+    grid: PatchGrid
+    sigma: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    classes: tuple[str, ...]
+    views: tuple[str, ...]
+    projections: tuple[Projection, ...]
+    rounds: tuple[_Round, ...]
+    cell_um: float
+
+
 class Em:
-    """Balanced linear discriminants under learned side priors.
+    """Balanced linear discriminants and labels that correct each other, under the outline's prior.
+
+    Every cell has a hidden class; its coarse label is that class with errors, whose share inside
+    and outside of the outline is learned (`OutlinePrior`). From the beliefs of a start that trusts
+    the outline, each round
+
+    1. fits a discriminant a view (cell, and the window twice as wide) to the beliefs: all classes
+       count alike, covariance is pooled and shrunk, the features are few principal components;
+    2. averages their scores over the views and over the cells around (a Gaussian), as evidence of
+       neighbours but not their labels: the outline is spatial already, the features are noisy;
+    3. turns scores into evidence by a second discriminant on the scores (one dimension for two
+       classes), so that it is as sure as the classes are apart, and never surer than `DOUBT`
+       allows;
+    4. updates the beliefs by Bayes' rule, then the shares, a few times.
+
+    The probabilities are the mean over the last rounds of all members: {cell and context, cell} x
+    {10, 24} components. Nothing is random; the seed changes nothing.
+
+    Measured, with what did not help, in docs/research/em.md.
 
     Parameters
     ----------
-    rounds : of expectation and maximisation
-    views : "cell", "context" (the window twice as wide), "both", or "all" that there are
+    rounds : few; many let the strongest contrast of the tissue take over from the outline
+    views : "cell", "context", "both", or "all" that there are
+    components : sizes of the members
+    shrinkage : of the covariance, 0 to 1
+    smooth : σ of the smoothing of scores, in cells
+
+    Attributes
+    ----------
+    notes : sentences about the last fit
+    estimates : `trust`: for each class, the share of the cells it was drawn on that belong to it
+    smooth_cells : σ of what smoothing its probabilities still need, in cells
     """
 
-    def __init__(self, *, seed: int = 0, rounds: int = 12, views: str = "all") -> None:
-        require(views in VIEWS, "views", views, "one of " + ", ".join(VIEWS))
-        self.views = views
+    smooth_cells = 0.4
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        rounds: int = 6,
+        views: str = "all",
+        components: Sequence[int] | int = COMPONENTS,
+        shrinkage: float = SHRINKAGE,
+        smooth: float = 0.5,
+    ) -> None:
+        sizes = (components,) if isinstance(components, int) else tuple(components)
         require(whole(rounds, 1), "rounds", rounds, "a whole number of at least 1")
+        require(views in VIEWS, "views", views, "one of " + ", ".join(VIEWS))
+        good = bool(sizes) and all(whole(size, 1) for size in sizes)
+        require(good, "components", components, "whole numbers of at least 1")
+        require(number(shrinkage, 0) and shrinkage <= 1, "shrinkage", shrinkage, "0 to 1")
+        require(number(smooth, 0), "smooth", smooth, "a number of at least 0")
         self.seed = seed
         self.rounds = rounds
+        self.views = views
+        self.components = sizes
+        self.shrinkage = shrinkage
+        self.smooth = smooth
         self.notes: tuple[str, ...] = ()
         self.estimates: Mapping[str, Any] = {}
-        self._fit: Any = None
+        self._fit: _Fit | None = None
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> Em:
-        """Learn from one slide or many; forgets what it learned before."""
+        """Learn from one slide or many; forgets what it learned before.
+
+        Slides share the discriminants; each has an outline of its own, whose errors are its own.
+
+        Raises
+        ------
+        RefinerError : see `check_patch_sets`; features that are not finite
+        """
+        check_patch_sets(table(patch_sets, "context" if self.views == "context" else "cell"))
         views = self._views(patch_sets)
-        parts = [table(patch_sets, view) for view in views]
-        check_patch_sets(parts[0])
-        projections = [Projection.of(cells) for cells in parts]
-        xs = [project(cells) for project, cells in zip(projections, parts, strict=True)]
-        labels = parts[0].labels.astype(np.intp)
-        trust = np.concatenate(
-            [np.full(len(p), START) if p.trust is None else p.trust for p in patch_sets]
-        ).astype(np.float64)
-        k = len(parts[0].classes)
-        if not len(labels):
+        tables = [table(patch_sets, view) for view in views]
+        if not len(tables[0]):
             raise RefinerError("no cell to learn from")
-        groups = [(i,) for i in range(len(xs))] if len(xs) < 2 else [(0, 1), (0,), (1,)]
-        members = [
-            (group, self._learn([xs[i] for i in group], labels, trust, k, shrinkage))
-            for group in groups
-            for shrinkage in (0.2, 0.3, 0.4)
+        classes = tables[0].classes
+        projections = tuple(Projection.of(cells, max(self.components)) for cells in tables)
+        xs = [project(cells) for project, cells in zip(projections, tables, strict=True)]
+        cell_um = float(np.median([patches.grid.cell_um for patches in patch_sets]))
+        starts = tables[0].starts
+        slides = [
+            self._slide(patches, tuple(x[i:j] for x in xs), len(classes), cell_um)
+            for patches, i, j in zip(patch_sets, starts[:-1], starts[1:], strict=True)
         ]
-        self._fit = (parts[0].classes, views, projections, members)
-        sides = np.mean([r.sides for _, rounds in members for r in rounds], axis=0)
-        self.estimates = {
-            "trust": {name: float(sides[i, i]) for i, name in enumerate(parts[0].classes)}
-        }
+        groups = [tuple(range(len(views)))] + ([(0,)] if len(views) > 1 else [])
+        rounds = [
+            found
+            for group in groups
+            for size in self.components
+            for found in self._learn(slides, group, size)
+        ]
+        self._fit = _Fit(classes, views, projections, tuple(rounds), cell_um)
+        self._describe(slides)
         return self
+
+    def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
+        """float32 (n, K), rows sum to 1.
+
+        The slide's own coarse labels take part, as in `fit`; unlabelled cells get the prior of the
+        slide as a whole.
+        """
+        fit = self._fit
+        if fit is None:
+            raise not_fitted("em")
+        if not len(patches):
+            return np.empty((0, len(fit.classes)), np.float32)
+        tables = [table([patches], view) for view in fit.views]
+        for cells, projection in zip(tables, fit.projections, strict=True):
+            check_predict(cells, fit.classes, len(projection.scale.mean))
+        xs = tuple(project(cells) for project, cells in zip(fit.projections, tables, strict=True))
+        return self._posterior(self._slide(patches, xs, len(fit.classes), fit.cell_um))
 
     def _views(self, patch_sets: Sequence[PatchSet]) -> tuple[str, ...]:
         if self.views in ("cell", "context"):
@@ -88,89 +187,134 @@ class Em:
             return ("cell",)
         return ("cell", "context")
 
-    def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
-        """float32 (n, K), rows sum to 1."""
-        if self._fit is None:
-            raise not_fitted("em")
-        classes, views, projections, members = self._fit
-        parts = [table([patches], view) for view in views]
-        for cells, projection in zip(parts, projections, strict=True):
-            check_predict(cells, classes, len(projection.scale.mean))
-        if not len(patches):
-            return np.empty((0, len(classes)), np.float32)
-        xs = [project(cells) for project, cells in zip(projections, parts, strict=True)]
-        labels = parts[0].labels.astype(np.intp)
-        trust = np.full(len(patches), START) if patches.trust is None else patches.trust
-        probs = np.mean(
-            [
-                _belief(
-                    np.mean([m.scores(xs[i]) for m, i in zip(r.models, group, strict=True)], axis=0)
-                    + _prior(labels, trust, r.sides),
-                    labels,
-                    trust,
-                )
-                for group, rounds in members
-                for r in rounds
-            ],
-            axis=0,
-        )
-        return np.asarray(probs, np.float32)
+    def _slide(
+        self,
+        patches: PatchSet,
+        xs: tuple[NDArray[np.float32], ...],
+        classes: int,
+        cell_um: float,
+    ) -> _Slide:
+        prior = OutlinePrior.of(patches.labels, patches.trust, patches.grid, classes, cell_um)
+        sigma = self.smooth * cell_um / patches.grid.cell_um
+        return _Slide(xs, prior, patches.grid, sigma)
 
     def _learn(
-        self,
-        xs: Sequence[NDArray[np.float32]],
-        labels: NDArray[np.intp],
-        trust: NDArray[np.floating],
-        k: int,
-        shrinkage: float,
+        self, slides: Sequence[_Slide], views: tuple[int, ...], components: int
     ) -> list[_Round]:
-        """The last rounds of one run."""
-        sides = np.full((k, k), (1 - START) / (k - 1))
-        np.fill_diagonal(sides, START)
-        q = softmax(_prior(labels, trust, sides))
+        """The last rounds of one member."""
+        beliefs = [slide.prior.start() for slide in slides]
+        weight = np.concatenate([np.where(slide.prior.sure, STRONG, 1.0) for slide in slides])
+        first = np.concatenate(beliefs).sum(axis=0)
         found: list[_Round] = []
         for _ in range(self.rounds):
-            models = tuple(Discriminant.of(x, q, shrinkage) for x in xs)
-            scores = np.mean([m.scores(x) for m, x in zip(models, xs, strict=True)], axis=0)
-            q = _belief(scores + _prior(labels, trust, sides), labels, trust)
-            sides = np.stack(
-                [
-                    (q[(labels == j) & (trust < 1)].sum(axis=0) + PSEUDO / k)
-                    / (np.sum((labels == j) & (trust < 1)) + PSEUDO)
-                    for j in range(k)
-                ]
+            q = np.concatenate(beliefs) * weight[:, None]
+            models = tuple(
+                Discriminant.of(
+                    np.concatenate([s.xs[v][:, :components] for s in slides]), q, self.shrinkage
+                )
+                for v in views
             )
-            sides = np.clip(sides, CLIP / (k - 1), 1 - CLIP)
-            sides /= sides.sum(axis=1, keepdims=True)
-            if q.mean(axis=0).min() < LEAST:
-                found = found or [_Round(models, sides)]
+            scores = [_scores(slide, models, views, components) for slide in slides]
+            every = np.concatenate(scores)
+            for _ in range(SETTLE):
+                evidence = Discriminant.of(every, np.concatenate(beliefs) * weight[:, None], 0.0)
+                sides = [s.prior.shares(q) for s, q in zip(slides, beliefs, strict=True)]
+                beliefs = [
+                    slide.prior.believe(evidence.scores(score), share)
+                    for slide, score, share in zip(slides, scores, sides, strict=True)
+                ]
+            made = _Round(views, components, models, evidence, np.mean(sides, axis=0))
+            faded = np.concatenate(beliefs).sum(axis=0) < FADED * first
+            if faded.any() and found:
                 break
-            found.append(_Round(models, sides))
+            found.append(made)
+            if faded.any():
+                break
         return found[-LAST:]
 
+    def _posterior(self, slide: _Slide) -> NDArray[np.float32]:
+        assert self._fit is not None
+        total = np.zeros((len(slide.grid), len(self._fit.classes)))
+        for found in self._fit.rounds:
+            scores = _scores(slide, found.models, found.views, found.components)
+            evidence = found.evidence.scores(scores)
+            sides = found.sides
+            for _ in range(SETTLE):
+                sides = slide.prior.shares(slide.prior.believe(evidence, sides))
+            total += slide.prior.believe(_doubted(evidence), sides)
+        total /= total.sum(axis=1, keepdims=True)
+        return total.astype(np.float32)
 
-def _prior(
-    labels: NDArray[np.intp], trust: NDArray[np.floating], sides: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(n, K) logarithm of what the coarse label says."""
-    k = sides.shape[1]
-    out = np.zeros((len(labels), k))
-    known = labels >= 0
-    out[known] = np.log(sides[labels[known]])
-    t = np.clip(trust, 1e-3, 1 - 1e-3)
-    out[known, labels[known]] += (np.log(t / (1 - t)) - np.log(START / (1 - START)))[known]
-    out[known & (trust <= 0)] = 0
+    def _describe(self, slides: Sequence[_Slide]) -> None:
+        """Notes and estimates of this fit."""
+        assert self._fit is not None
+        classes = self._fit.classes
+        labels = np.concatenate([slide.prior.labels for slide in slides])
+        probs = np.concatenate([self._posterior(slide) for slide in slides])
+        self.estimates = {
+            "trust": {
+                name: float(probs[labels == k, k].mean(dtype=np.float64))
+                for k, name in enumerate(classes)
+            }
+        }
+        start = np.concatenate([slide.prior.start() for slide in slides])
+        x = np.concatenate([slide.xs[0] for slide in slides])
+        model = Discriminant.of(x, start, self.shrinkage)
+        self.notes = tuple(_alike(model.scores(x), labels, classes))
+
+
+def _scores(
+    slide: _Slide, models: Sequence[Discriminant], views: Sequence[int], components: int
+) -> NDArray[np.float32]:
+    """float32 (n, K - 1): scores of the classes above that of the background, smoothed."""
+    from scipy.ndimage import gaussian_filter
+
+    scores = np.mean(
+        [m.scores(slide.xs[v][:, :components]) for m, v in zip(models, views, strict=True)], axis=0
+    )
+    above = (scores[:, 1:] - scores[:, :1]).astype(np.float32)
+    if slide.sigma == 0:
+        return above
+
+    def blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        laid = np.zeros(slide.grid.shape, np.float32)
+        laid[slide.grid.rows, slide.grid.cols] = values
+        blurred = gaussian_filter(laid, slide.sigma, mode="constant")
+        picked: NDArray[np.float32] = blurred[slide.grid.rows, slide.grid.cols]
+        return picked
+
+    weight = blur(np.ones(len(above), np.float32))
+    return np.stack([blur(column) / weight for column in above.T], axis=1)
+
+
+def _doubted(evidence: Belief) -> Belief:
+    """Evidence in which with the chance `DOUBT` the features say nothing."""
+    p = softmax(evidence)
+    out: Belief = np.log((1 - DOUBT) * p + DOUBT / p.shape[1])
     return out
 
 
-def _belief(
-    scores: NDArray[np.float64], labels: NDArray[np.intp], trust: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    q = softmax(scores)
-    sure = np.flatnonzero((labels >= 0) & (trust >= 1))
-    q[sure] = 0.0
-    q[sure, labels[sure]] = 1.0
-    return q
+def _alike(scores: Belief, labels: NDArray[np.intp], classes: tuple[str, ...]) -> list[str]:
+    """A sentence for each two classes whose coarse labels the features do not tell apart.
+
+    Their scores differ by less than `SAME` standard deviations, beyond what chance makes.
+    """
+    sentences = []
+    for a in range(len(classes)):
+        for b in range(a + 1, len(classes)):
+            one = scores[labels == a, b] - scores[labels == a, a]
+            other = scores[labels == b, b] - scores[labels == b, a]
+            if min(len(one), len(other)) < 2:
+                continue
+            spread = np.sqrt(0.5 * (one.var() + other.var()))
+            apart = (other.mean() - one.mean()) / max(float(spread), 1e-12)
+            chance = np.sqrt(max(COMPONENTS) * (1 / len(one) + 1 / len(other)))
+            if apart < SAME + chance:
+                sentences.append(
+                    f"{classes[a]!r} and {classes[b]!r} look like the same tissue: the features "
+                    "hardly tell them apart, and the result will mostly follow the outline"
+                )
+    return sentences
 
 
 __all__ = ["Em"]

@@ -47,6 +47,9 @@ def tune_slide(
             threads=runtime.threads,
         )
         subject = Subject(
-            work.patch_set(features), rules_for(recipe, work.grid), opened.size, work.tissue
+            work.patch_set(features),
+            rules_for(recipe, work.grid, plan.method),
+            opened.size,
+            work.tissue,
         )
     return tune(subject, plan, kept=kept, progress=runtime.progress)

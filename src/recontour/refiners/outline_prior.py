@@ -1,0 +1,205 @@
+"""What an outline says about its cells before they are looked at, and how far it can be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recontour.refiners.discriminant import softmax
+from recontour.types import COARSE_TRUST, PatchGrid
+
+RIGHT = (0.5, 0.9)
+"""What an outline holds is right in half of the cells at least (else refine another), never all."""
+
+MISSED = (0.3, 0.6)
+"""Of what lies outside so much is taken to be missed, at least and at most..."""
+
+PER_OUTLINED = (0.5, 1.0)
+"""...but no more than so many cells for each outlined one: on a slide with one small lesion nearly
+all of the outside is background, however much of it looks alike."""
+
+NEAR = 0.35
+"""Right beside an outline a cell may belong to it with this chance, wherever the rest lies."""
+
+PSEUDO = 5.0  # cells of COARSE_TRUST that each side of the outline starts from
+
+FINE = 0.75
+"""Edges of cells along an outline, per cell it holds, from which on it is finer than the cells..."""
+
+FINE_GAIN = 20.0
+"""...and the log-odds its labels gain, for as many edges again: it stays about as it was drawn."""
+
+Belief = NDArray[np.float64]
+Sides = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OutlinePrior:
+    """The prior of each cell of one slide, given its coarse label and where it lies.
+
+    A cell with label j is of class k with the probability `sides[j, k]`, which is learned within
+    limits (`RIGHT`, `MISSED`, `PER_OUTLINED`), for two reasons. A discriminant learns some of the
+    outline's errors by heart and then finds too few; and what is far larger than the outline and
+    looks like it is more often a lookalike than an oversight. Close to an outline (within its own
+    mean thickness) `NEAR` holds instead where that is more.
+
+    An outline with more corners than cells can hold (`FINE`; single cells are not counted, they are
+    noise) was drawn with more care than features of whole cells can check: its labels gain
+    log-odds. A label whose trust is not `COARSE_TRUST` gains or loses the difference in log-odds.
+
+    Attributes
+    ----------
+    labels : intp (n,), -1 unlabelled
+    sure : bool (n,), labels a person has checked (trust 1)
+    near : float64 (n, K), 0 to 1, closeness of background cells to the outline of each class
+    shift : float64 (n,), log-odds that the own label gains by detail and trust
+    blank : bool (n,), cells whose label says nothing (unlabelled, or trust 0)
+    limits : (least, most) share of the background side that is no background
+    """
+
+    labels: NDArray[np.intp]
+    sure: NDArray[np.bool_]
+    near: Belief
+    shift: Belief
+    blank: NDArray[np.bool_]
+    limits: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        labels: NDArray[np.integer],
+        trust: NDArray[np.floating] | None,
+        grid: PatchGrid,
+        classes: int,
+        cell_um: float,
+    ) -> OutlinePrior:
+        """From the labels of one slide.
+
+        Parameters
+        ----------
+        labels : (n,), -1 unlabelled
+        trust : (n,) in [0, 1] or None, as in `PatchSet`
+        classes : K
+        cell_um : side of a cell at which detail is judged; the grid may be finer
+        """
+        own = np.asarray(labels).astype(np.intp)
+        t = np.full(len(own), COARSE_TRUST) if trust is None else np.asarray(trust, np.float64)
+        blank = (own < 0) | (t <= 0)
+        sure = ~blank & (t >= 1)
+        laid = np.full(grid.shape, -1, np.intp)
+        laid[grid.rows, grid.cols] = own
+        edges = _edges(_without_single_cells(laid))
+        inside, outside = int((own > 0).sum()), int((own == 0).sum())
+        odds = inside / max(outside, 1)
+        least = min(MISSED[0], PER_OUTLINED[0] * odds)
+        usual = np.clip(t, 0.01, 0.99)
+        shift = np.where(blank | sure, 0.0, _logit(usual) - _logit(COARSE_TRUST))
+        detail = edges / max(inside, 1) * grid.cell_um / cell_um
+        shift += np.where(blank | sure, 0.0, FINE_GAIN * max(detail / FINE - 1, 0.0))
+        return cls(
+            labels=own,
+            sure=sure,
+            near=_closeness(laid, grid, classes, inside / max(edges, 1)),
+            shift=shift,
+            blank=blank,
+            limits=(least, max(min(MISSED[1], PER_OUTLINED[1] * odds), least)),
+        )
+
+    def start(self) -> Belief:
+        """(n, K) what is believed before anything is learned."""
+        classes = self.near.shape[1]
+        missed = 1 - COARSE_TRUST
+        sides = np.full((classes, classes), missed / max(classes - 1, 1))
+        np.fill_diagonal(sides, COARSE_TRUST)
+        closest = self.near.max(axis=1)
+        least = min(self.limits[0], missed)
+        p = self._rows(sides)
+        outside = np.flatnonzero((self.labels == 0) & ~self.blank)
+        share = least + (missed - least) * closest[outside]
+        p[outside, 1:] *= (share / missed)[:, None]
+        p[outside, 0] = 1 - share
+        return self._checked(p / p.sum(axis=1, keepdims=True))
+
+    def believe(self, evidence: Belief, sides: Sides) -> Belief:
+        """(n, K) posterior of log-likelihoods (n, K) under the shares `sides` (K, K)."""
+        p = self._rows(sides)
+        outside = (self.labels == 0) & ~self.blank
+        here = p[outside, 1:]
+        here += (np.maximum(NEAR, here) - here) * self.near[outside, 1:]
+        total = here.sum(axis=1, keepdims=True)
+        here *= np.minimum(1.0, RIGHT[1] / np.maximum(total, 1e-9))
+        p[outside, 1:] = here
+        p[outside, 0] = 1 - here.sum(axis=1)
+        log = np.log(p)
+        known = np.flatnonzero(~self.blank)
+        log[known, self.labels[known]] += self.shift[known]
+        return self._checked(softmax(evidence + log))
+
+    def shares(self, q: Belief) -> Sides:
+        """(K, K) how the cells of each coarse label divide among the classes, within the limits."""
+        classes = q.shape[1]
+        sides = np.full((classes, classes), PSEUDO * (1 - COARSE_TRUST) / max(classes - 1, 1))
+        np.fill_diagonal(sides, PSEUDO * COARSE_TRUST)
+        used = ~self.blank & ~self.sure
+        for j in range(classes):
+            sides[j] += q[used & (self.labels == j)].sum(axis=0)
+        sides /= sides.sum(axis=1, keepdims=True)
+        for j in range(classes):
+            low, high = (1 - self.limits[1], 1 - self.limits[0]) if j == 0 else RIGHT
+            own = float(np.clip(sides[j, j], low, high))
+            sides[j] *= (1 - own) / max(1 - sides[j, j], 1e-12)
+            sides[j, j] = own
+        return np.maximum(sides, 1e-6)
+
+    def _rows(self, sides: Sides) -> Belief:
+        """(n, K) the share of each cell's side; cells without a label get that of all."""
+        classes = sides.shape[1]
+        counts = np.bincount(self.labels[~self.blank], minlength=classes)[:classes]
+        mean = (counts @ sides) / counts.sum() if counts.sum() else np.full(classes, 1 / classes)
+        p = sides[np.maximum(self.labels, 0)]
+        p[self.blank] = mean
+        return p
+
+    def _checked(self, q: Belief) -> Belief:
+        sure = np.flatnonzero(self.sure)
+        q[sure] = 0.0
+        q[sure, self.labels[sure]] = 1.0
+        return q
+
+
+def _edges(laid: NDArray[np.intp]) -> int:
+    """Edges between tissue cells of different labels."""
+    return sum(
+        int(np.count_nonzero((a != b) & (a >= 0) & (b >= 0)))
+        for a, b in ((laid[1:], laid[:-1]), (laid[:, 1:], laid[:, :-1]))
+    )
+
+
+def _without_single_cells(laid: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The labels with every tissue cell that is alone in its label given that of a neighbour."""
+    around = np.pad(laid, 1, constant_values=-1)
+    beside = np.stack([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
+    alone = (laid >= 0) & (beside != laid).all(axis=0) & (beside >= 0).any(axis=0)
+    return np.where(alone, beside.max(axis=0), laid)
+
+
+def _closeness(laid: NDArray[np.intp], grid: PatchGrid, classes: int, thickness: float) -> Belief:
+    """(n, K) exp(-distance / thickness) of background cells to each class; 0 for other cells."""
+    from scipy.ndimage import distance_transform_edt
+
+    near = np.zeros((len(grid), classes))
+    outside = laid[grid.rows, grid.cols] == 0
+    for k in range(1, classes):
+        if not (laid == k).any():
+            continue
+        distance = distance_transform_edt(laid != k)[grid.rows, grid.cols]
+        beside = np.maximum(distance - 0.5, 0.0)  # from the border, not from the cell's centre
+        near[:, k] = np.where(outside, np.exp(-beside / max(thickness, 1e-9)), 0.0)
+    return near
+
+
+def _logit(p: float | Belief) -> Belief:
+    out: Belief = np.log(np.asarray(p) / (1 - np.asarray(p)))
+    return out
