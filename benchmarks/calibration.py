@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from quality import Cells, Outline, site_of
-from strokes import pick, refine, reviewed, tasks_of, worth_of
+from strokes import pick, publish, refine, reviewed, tasks_of, worth_of
 
 from recontour.calibration import calibrate, decisions, sure_cells
 from recontour.metrics import brier, calibration_error, reliability, top_label_error
@@ -87,7 +87,7 @@ def judge(cells: Cells, outline: Outline, method: str) -> dict[str, object]:
         "heats": {str(heat): scores(heated(smooth, heat), truth) for heat in HEATS},
         "targets": targets_of(patches, smooth, truth, found),
     }
-    curves = {"raw": smooth, "calibrated": found.probs}
+    curves = {"raw": (smooth, truth), "calibrated": (found.probs, truth)}
     for place in ("random", "uncertain"):
         worth = worth_of(place, patches, smooth, truth, seed)
         told = reviewed(patches, truth, pick(patches, worth, REGIONS))
@@ -98,11 +98,11 @@ def judge(cells: Cells, outline: Outline, method: str) -> dict[str, object]:
             after[name] = calibrate(told, again, seed=seed, sample=sample).probs
         row[place] = {name: scores(p[rest], truth[rest]) for name, p in after.items()}
         if place == "random":
-            curves["sample"] = after["sample"]
+            curves["sample"] = (after["sample"][rest], truth[rest])
     row["curves"] = {
         name: {"predicted": c.predicted.tolist(), "observed": c.observed.tolist()}
-        for name, p in curves.items()
-        for c in [reliability(np.clip(1 - p[:, 0].astype(float), 0, 1), truth > 0)]
+        for name, (p, t) in curves.items()
+        for c in [reliability(np.clip(1 - p[:, 0].astype(float), 0, 1), t > 0)]
     }
     return row
 
@@ -173,6 +173,18 @@ def target_table(rows: Sequence[dict]) -> Iterator[str]:
         yield f"| {target} | {' | '.join(f'{v:.3f}' for v in figures)} |"
 
 
+def kind_table(rows: Sequence[dict]) -> Iterator[str]:
+    """Calibration error by kind of outline, mean over images."""
+    yield "| outline | raw | calibrated |"
+    yield "|---|---|---|"
+    for kind in dict.fromkeys(row["outline"] for row in rows):
+        means = [
+            np.mean([row["before"][name]["ece"] for row in rows if row["outline"] == kind])
+            for name in ("raw", "calibrated")
+        ]
+        yield f"| {kind} | {' | '.join(f'{v:.3f}' for v in means)} |"
+
+
 def draw(rows: Sequence[dict], method: str, path: Path) -> None:
     """Reliability: every outline a thin line, the mean over images a thick one."""
     from matplotlib.figure import Figure
@@ -200,7 +212,7 @@ def draw(rows: Sequence[dict], method: str, path: Path) -> None:
         axes.plot(*np.mean(means, axis=0), color="tab:red", marker="o", markersize=4)
         axes.set(title=title, xlabel="probability of tumour", xlim=(0, 1), ylim=(0, 1))
     figure.axes[0].set_ylabel("share that is tumour")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
@@ -210,6 +222,7 @@ def main() -> None:
     parser.add_argument("--method", default="em")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--docs", type=Path, help="page whose markers are filled")
     args = parser.parse_args()
     start = time.perf_counter()
     tasks = ((c, o, args.method) for c, o in tasks_of(args.tissue, args.out, args.seeds))
@@ -219,9 +232,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "calibration.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw(rows, args.method, args.out / "calibration.png")
-    for figure in FIGURES:
-        print(f"\n{figure}:", *table(rows, figure), sep="\n")
-    print("\nerror targets, before review:", *target_table(rows), sep="\n")
+    parts = {figure: "\n".join(table(rows, figure)) for figure in FIGURES}
+    parts["targets"] = "\n".join(target_table(rows))
+    parts["kinds"] = "\n".join(kind_table(rows))
+    for name, text in parts.items():
+        print(f"\n{name}:\n{text}")
+    if args.docs:
+        publish(args.docs, parts, args.out / "calibration.png")
     print(
         "\ntemperature of the other sites:",
         *sorted({f"{site_of(r['image'])} {r['heat']}" for r in rows}),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from default_refiner import fill
 from numpy.typing import NDArray
 from quality import ENCODERS, Cells, Outline, cells_of, outline_names, plan_of
 
@@ -34,12 +36,11 @@ from recontour.types import COARSE_TRUST, PatchSet
 
 STROKES = (0, 2, 5, 10, 20)
 PLACES = ("errors", "uncertain", "random")
-RECIPE = Recipe()
 
 
 def refine(patches: PatchSet, method: str, seed: int) -> tuple[NDArray, NDArray]:
     """Smoothed probabilities (n, K) and decided labels (n,) as in a run."""
-    grid, rules = patches.grid, rules_for(RECIPE, patches.grid)
+    grid, rules = patches.grid, rules_for(Recipe(method=method), patches.grid)
     probs = make_refiner(method, seed=seed).fit([patches]).predict_proba(patches)
     probs = hold_probs(patches, probs)
     smooth = hold_probs(patches, smooth_probs(grid, probs, rules))
@@ -142,6 +143,34 @@ def curve(rows: Sequence[dict], method: str, place: str, figure: str = "f1") -> 
     ]
 
 
+def table(rows: Sequence[dict], methods: Sequence[str]) -> Iterator[str]:
+    """F1 for each method, place and number of strokes; then the first method image by image."""
+    yield f"| method | strokes on | {' | '.join(map(str, STROKES))} | elsewhere |"
+    yield "|---" * (len(STROKES) + 3) + "|"
+    ten = STROKES.index(10)
+    for method in methods:
+        for place in PLACES:
+            values = " | ".join(f"{v:.3f}" for v in curve(rows, method, place))
+            gain = curve(rows, method, place, "elsewhere")[ten]
+            gain -= curve(rows, method, place, "elsewhere_before")[ten]
+            yield f"| {method} | {place} | {values} | {gain:+.3f} |"
+    yield ""
+    yield f"| `{methods[0]}`, by image | 0 | ten on errors | ten on uncertain |"
+    yield "|---|---|---|---|"
+    columns = [
+        by_image(rows, "f1", method=methods[0], place=place, strokes=count)
+        for place, count in (("errors", 0), ("errors", 10), ("uncertain", 10))
+    ]
+    for image in columns[0]:
+        yield f"| {image} | {' | '.join(f'{c[image]:.3f}' for c in columns)} |"
+
+
+def publish(page: Path, parts: dict[str, str], picture: Path) -> None:
+    """Fill the markers of a page of the documentation, and copy a figure to its images."""
+    page.write_text(fill(page.read_text("utf-8"), parts), "utf-8")
+    shutil.copyfile(picture, page.parent.parent / "images" / picture.name)
+
+
 def draw(rows: Sequence[dict], methods: Sequence[str], path: Path) -> None:
     """The curves: one panel a method."""
     from matplotlib.figure import Figure
@@ -167,6 +196,7 @@ def main() -> None:
     parser.add_argument("--methods", default="em,logistic")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--docs", type=Path, help="page whose markers are filled")
     args = parser.parse_args()
     methods = args.methods.split(",")
     start = time.perf_counter()
@@ -178,27 +208,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "strokes.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw(rows, methods, args.out / "strokes.png")
-    print("F1, mean over images; strokes:", *STROKES)
-    for method in methods:
-        for place in PLACES:
-            line = " ".join(f"{v:.3f}" for v in curve(rows, method, place))
-            rest = [
-                b - a
-                for a, b in zip(
-                    curve(rows, method, place, "elsewhere_before"),
-                    curve(rows, method, place, "elsewhere"),
-                    strict=True,
-                )
-            ]
-            print(
-                f"{method:<10} {place:<10} {line}   gain elsewhere",
-                " ".join(f"{v:+.3f}" for v in rest),
-            )
-    before = by_image(rows, "f1", method=methods[0], place="errors", strokes=0)
-    after = by_image(rows, "f1", method=methods[0], place="errors", strokes=10)
-    print(f"{methods[0]}, ten strokes on errors, by image:")
-    for image, value in before.items():
-        print(f"{image:<14} {value:.3f} {after[image]:.3f} {after[image] - value:+.3f}")
+    lines = "\n".join(table(rows, methods))
+    print(lines)
+    if args.docs:
+        publish(args.docs, {"strokes": lines}, args.out / "strokes.png")
     print(f"{time.perf_counter() - start:.0f} s")
 
 
