@@ -77,7 +77,7 @@ def test_run_json_tells_what_was_done(finished, scene):
     assert run["slide"]["mpp"] == 0.5
     assert "mpp" in run["slide"]["mpp_source"]
     assert run["versions"]["recontour"]
-    assert set(run["timings_s"]) == {"prepare", "embed", "learn", "trace", "write"}
+    assert set(run["timings_s"]) == {"prepare", "embed", "learn", "band", "trace", "write"}
 
 
 def test_refined_holds_the_new_and_complete_holds_everything(finished, scene):
