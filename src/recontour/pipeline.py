@@ -13,6 +13,7 @@ from recontour.clock import Clock
 from recontour.constraints import SLIVER_CELLS, constrain
 from recontour.doubts import doubts, judge_outline
 from recontour.embedding import embed_patches
+from recontour.guidance import guide
 from recontour.postprocess import clean_labels, rules_for, smooth_probs
 from recontour.preparation import open_cache, prepare
 from recontour.recipe import Recipe, Runtime
@@ -81,12 +82,12 @@ def refine_slide(
             refiner.progress = runtime.progress
         probs = hold_probs(patches, refiner.fit([patches]).predict_proba(patches))
         trust = check_labels(patches, seed=recipe.seed)
-        validity, judged = judge_outline(work, patches, probs, recipe)
         runtime.progress("fit", 1, 1)
     with clock("trace"):
         smooth = hold_probs(patches, smooth_probs(work.grid, probs, rules))
         decided = hold_labels(patches, clean_labels(work.grid, smooth, rules, raw=probs))
         confidence = state_confidence(patches, smooth, recipe)
+        validity, judged = judge_outline(work, patches, confidence.probs, recipe)
         surface = Surface(work.grid, smooth, decided, rules)
     with clock("band"):
         surface = sharpen(surface, work, patches, probs, refiner, recipe.band, runtime)
@@ -103,11 +104,12 @@ def refine_slide(
         key = object_key(work, recipe)
         objects = list_objects(work, areas, patches, confidence.probs, key)
         changes = list_changes(work, areas, patches, confidence, rules, key)
+        guidance = guide(work, areas, changes, patches, smooth, confidence, rules, recipe)
     return Refinement(
         patches=patches,
         probs=probs,
         annotation=Annotation(work.slide.id, objects, source=f"recontour {recipe.method}"),
-        changes=Annotation(work.slide.id, changes, source=f"recontour {recipe.method}"),
+        changes=Annotation(work.slide.id, guidance.changes, source=f"recontour {recipe.method}"),
         coarse=work.coarse,
         tissue=work.tissue,
         recipe=recipe,
@@ -116,6 +118,7 @@ def refine_slide(
                 work, features, areas, patches, smooth, confidence, objects, rules, trust.facts
             ),
             "validity": judged,
+            **guidance.facts,
         },
         warnings=(
             *check_areas(patches.classes, areas, work.drawn, work.tissue),

@@ -52,11 +52,15 @@ def list_changes(
 
 
 class Confidence(NamedTuple):
-    """How sure a run is: calibrated (n, K), the cells to look at (n,), figures for `run.json`."""
+    """How sure a run is: calibrated (n, K), the cells to look at (n,), figures for `run.json`.
+
+    `unseen` (n, K) is what a model says that has not seen the cell.
+    """
 
     probs: Probs
     uncertain: NDArray[np.bool_]
     facts: Mapping[str, Any]
+    unseen: Probs
 
 
 def state_confidence(patches: PatchSet, smooth: Probs, recipe: Recipe) -> Confidence:
@@ -68,7 +72,7 @@ def state_confidence(patches: PatchSet, smooth: Probs, recipe: Recipe) -> Confid
         sure = sure_cells(patches, smooth, found, recipe.error_target)
         uncertain = ~sure.cells
         facts["error_target"] = dict(sure.facts)
-    return Confidence(found.probs, uncertain, facts)
+    return Confidence(found.probs, uncertain, facts, found.unseen)
 
 
 def state_facts(
