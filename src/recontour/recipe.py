@@ -27,7 +27,7 @@ class Recipe:
     Lengths are µm and areas µm². None means "chosen from the slide"; the choice is reported.
     """
 
-    method: str = "lc_mil"
+    method: str = "em"
     method_options: Mapping[str, Any] = field(default_factory=dict)
     encoder: str = "efficientnet_lite0"
     classes: tuple[str, ...] = ()

@@ -36,7 +36,7 @@ def benchmark(
             "--methods",
             metavar="LIST",
             help="NAME or NAME:option=value,…, separated by commas; all; ablation. Ours: "
-            "pooled=true, as=LABEL, on=ENCODER. Default: that of the preset, else lc_mil.",
+            "pooled=true, as=LABEL, on=ENCODER. Default: that of the preset, else em.",
             rich_help_panel=o.REFINING,
         ),
     ] = None,

@@ -36,7 +36,7 @@ Method: TypeAlias = Annotated[
     str,
     typer.Option(
         "--method",
-        help="Refiner: lc_mil, logistic, prototype, deep_knn, pencil, identity; with --encoder "
+        help="Refiner: em, lc_mil, logistic, prototype, deep_knn, pencil, identity; with --encoder "
         "vgg16 also lc_mil_vgg16, deep_knn_vgg16.",
         rich_help_panel=REFINING,
     ),

@@ -113,6 +113,9 @@ class Discriminant:
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, K) scores as probabilities; at least one score of a row is finite."""
-    exp = np.exp(scores - scores.max(axis=1, keepdims=True))
-    out: NDArray[np.float64] = exp / exp.sum(axis=1, keepdims=True)
-    return out
+    # Class by class: numpy is many times slower along a short last axis.
+    exp = np.array(scores.T, order="C")
+    exp -= exp.max(axis=0)
+    np.exp(exp, out=exp)
+    exp /= exp.sum(axis=0)
+    return exp.T

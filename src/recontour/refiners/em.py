@@ -27,7 +27,7 @@ VIEWS = ("all", "cell", "context", "both")
 COMPONENTS = (10, 24)
 LAST = 3  # rounds whose beliefs are averaged
 SETTLE = 5  # times that beliefs and shares follow one another within a round
-DOUBT = 0.1  # chance that features say nothing: no appearance is proof
+DOUBT = 0.2  # chance that features say nothing: no appearance is proof
 FADED = 0.1  # of the cells it was drawn on: what falls below has been explained away
 SAME = 0.4  # standard deviations between two classes that look alike
 STRONG = 3.0  # how much more a cell counts in learning that a person has checked
@@ -110,7 +110,7 @@ class Em:
         views: str = "all",
         components: Sequence[int] | int = COMPONENTS,
         shrinkage: float = SHRINKAGE,
-        smooth: float = 0.5,
+        smooth: float = 0.35,
     ) -> None:
         sizes = (components,) if isinstance(components, int) else tuple(components)
         require(whole(rounds, 1), "rounds", rounds, "a whole number of at least 1")
@@ -153,14 +153,15 @@ class Em:
             for patches, i, j in zip(patch_sets, starts[:-1], starts[1:], strict=True)
         ]
         groups = [tuple(range(len(views)))] + ([(0,)] if len(views) > 1 else [])
-        rounds = [
-            found
-            for group in groups
-            for size in self.components
-            for found in self._learn(slides, group, size)
-        ]
+        rounds: list[_Round] = []
+        believed = np.zeros((len(tables[0]), len(classes)))
+        for group in groups:
+            for size in self.components:
+                found, q = self._learn(slides, group, size)
+                rounds += found
+                believed += q
         self._fit = _Fit(classes, views, projections, tuple(rounds), cell_um)
-        self._describe(slides)
+        self._describe(slides, believed)
         return self
 
     def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
@@ -200,8 +201,8 @@ class Em:
 
     def _learn(
         self, slides: Sequence[_Slide], views: tuple[int, ...], components: int
-    ) -> list[_Round]:
-        """The last rounds of one member."""
+    ) -> tuple[list[_Round], Belief]:
+        """The last rounds of one member, and its last beliefs."""
         beliefs = [slide.prior.start() for slide in slides]
         weight = np.concatenate([np.where(slide.prior.sure, STRONG, 1.0) for slide in slides])
         first = np.concatenate(beliefs).sum(axis=0)
@@ -230,7 +231,7 @@ class Em:
             found.append(made)
             if faded.any():
                 break
-        return found[-LAST:]
+        return found[-LAST:], np.concatenate(beliefs)
 
     def _posterior(self, slide: _Slide) -> NDArray[np.float32]:
         assert self._fit is not None
@@ -245,17 +246,14 @@ class Em:
         total /= total.sum(axis=1, keepdims=True)
         return total.astype(np.float32)
 
-    def _describe(self, slides: Sequence[_Slide]) -> None:
+    def _describe(self, slides: Sequence[_Slide], believed: Belief) -> None:
         """Notes and estimates of this fit."""
         assert self._fit is not None
         classes = self._fit.classes
         labels = np.concatenate([slide.prior.labels for slide in slides])
-        probs = np.concatenate([self._posterior(slide) for slide in slides])
+        probs = believed / believed.sum(axis=1, keepdims=True)
         self.estimates = {
-            "trust": {
-                name: float(probs[labels == k, k].mean(dtype=np.float64))
-                for k, name in enumerate(classes)
-            }
+            "trust": {name: float(probs[labels == k, k].mean()) for k, name in enumerate(classes)}
         }
         start = np.concatenate([slide.prior.start() for slide in slides])
         x = np.concatenate([slide.xs[0] for slide in slides])
@@ -269,10 +267,10 @@ def _scores(
     """float32 (n, K - 1): scores of the classes above that of the background, smoothed."""
     from scipy.ndimage import gaussian_filter
 
-    scores = np.mean(
+    scores: Belief = np.mean(
         [m.scores(slide.xs[v][:, :components]) for m, v in zip(models, views, strict=True)], axis=0
     )
-    above = (scores[:, 1:] - scores[:, :1]).astype(np.float32)
+    above: NDArray[np.float32] = (scores[:, 1:] - scores[:, :1]).astype(np.float32)
     if slide.sigma == 0:
         return above
 
@@ -284,7 +282,8 @@ def _scores(
         return picked
 
     weight = blur(np.ones(len(above), np.float32))
-    return np.stack([blur(column) / weight for column in above.T], axis=1)
+    smooth: NDArray[np.float32] = np.stack([blur(column) / weight for column in above.T], axis=1)
+    return smooth
 
 
 def _doubted(evidence: Belief) -> Belief:

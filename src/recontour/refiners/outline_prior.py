@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ NEAR = 0.35
 PSEUDO = 5.0  # cells of COARSE_TRUST that each side of the outline starts from
 
 FINE = 0.75
-"""Edges of cells along an outline, per cell it holds, from which on it is finer than the cells..."""
+"""Edges of cells along an outline, per cell it holds, beyond which it is finer than the cells..."""
 
 FINE_GAIN = 20.0
 """...and the log-odds its labels gain, for as many edges again: it stays about as it was drawn."""
@@ -66,6 +67,31 @@ class OutlinePrior:
     blank: NDArray[np.bool_]
     limits: tuple[float, float]
 
+    @cached_property
+    def known(self) -> NDArray[np.intp]:
+        """Cells whose label says something."""
+        return np.flatnonzero(~self.blank)
+
+    @cached_property
+    def outside(self) -> NDArray[np.intp]:
+        """Cells that are labelled background."""
+        return np.flatnonzero((self.labels == 0) & ~self.blank)
+
+    @cached_property
+    def learning(self) -> NDArray[np.intp]:
+        """Cells whose label may be wrong: they tell how often it is."""
+        return np.flatnonzero(~self.blank & ~self.sure)
+
+    @cached_property
+    def certain(self) -> NDArray[np.intp]:
+        """Cells whose label is."""
+        return np.flatnonzero(self.sure)
+
+    @cached_property
+    def side(self) -> NDArray[np.intp]:
+        """(n,) the label, or K of cells that have none."""
+        return np.where(self.blank, self.near.shape[1], self.labels)
+
     @classmethod
     def of(
         cls,
@@ -90,9 +116,11 @@ class OutlinePrior:
         sure = ~blank & (t >= 1)
         laid = np.full(grid.shape, -1, np.intp)
         laid[grid.rows, grid.cols] = own
-        edges = _edges(_without_single_cells(laid))
         inside, outside = int((own > 0).sum()), int((own == 0).sum())
         odds = inside / max(outside, 1)
+        drawn = laid.copy()  # strokes of a review are no detail of the outline
+        drawn[grid.rows[sure], grid.cols[sure]] = -1
+        edges = _edges(_without_single_cells(drawn))
         least = min(MISSED[0], PER_OUTLINED[0] * odds)
         usual = np.clip(t, 0.01, 0.99)
         shift = np.where(blank | sure, 0.0, _logit(usual) - _logit(COARSE_TRUST))
@@ -116,25 +144,22 @@ class OutlinePrior:
         closest = self.near.max(axis=1)
         least = min(self.limits[0], missed)
         p = self._rows(sides)
-        outside = np.flatnonzero((self.labels == 0) & ~self.blank)
-        share = least + (missed - least) * closest[outside]
-        p[outside, 1:] *= (share / missed)[:, None]
-        p[outside, 0] = 1 - share
+        share = least + (missed - least) * closest[self.outside]
+        p[self.outside, 1:] *= (share / missed)[:, None]
+        p[self.outside, 0] = 1 - share
         return self._checked(p / p.sum(axis=1, keepdims=True))
 
     def believe(self, evidence: Belief, sides: Sides) -> Belief:
         """(n, K) posterior of log-likelihoods (n, K) under the shares `sides` (K, K)."""
         p = self._rows(sides)
-        outside = (self.labels == 0) & ~self.blank
-        here = p[outside, 1:]
-        here += (np.maximum(NEAR, here) - here) * self.near[outside, 1:]
-        total = here.sum(axis=1, keepdims=True)
-        here *= np.minimum(1.0, RIGHT[1] / np.maximum(total, 1e-9))
-        p[outside, 1:] = here
-        p[outside, 0] = 1 - here.sum(axis=1)
+        foreground = p[:, 1:]  # `near` is 0 but outside, where background shares what is near
+        foreground += (np.maximum(NEAR, foreground) - foreground) * self.near[:, 1:]
+        total = foreground.sum(axis=1)
+        most = np.minimum(1.0, RIGHT[1] / np.maximum(total, 1e-9))
+        p[self.outside, 1:] *= most[self.outside, None]
+        p[self.outside, 0] = 1 - (total * most)[self.outside]
         log = np.log(p)
-        known = np.flatnonzero(~self.blank)
-        log[known, self.labels[known]] += self.shift[known]
+        log[self.known, self.labels[self.known]] += self.shift[self.known]
         return self._checked(softmax(evidence + log))
 
     def shares(self, q: Belief) -> Sides:
@@ -142,28 +167,28 @@ class OutlinePrior:
         classes = q.shape[1]
         sides = np.full((classes, classes), PSEUDO * (1 - COARSE_TRUST) / max(classes - 1, 1))
         np.fill_diagonal(sides, PSEUDO * COARSE_TRUST)
-        used = ~self.blank & ~self.sure
-        for j in range(classes):
-            sides[j] += q[used & (self.labels == j)].sum(axis=0)
+        told = self.labels[self.learning]
+        for k in range(classes):
+            sides[:, k] += np.bincount(told, q[self.learning, k], minlength=classes)
         sides /= sides.sum(axis=1, keepdims=True)
         for j in range(classes):
             low, high = (1 - self.limits[1], 1 - self.limits[0]) if j == 0 else RIGHT
             own = float(np.clip(sides[j, j], low, high))
             sides[j] *= (1 - own) / max(1 - sides[j, j], 1e-12)
             sides[j, j] = own
-        return np.maximum(sides, 1e-6)
+        limited: Sides = np.maximum(sides, 1e-6)
+        return limited
 
     def _rows(self, sides: Sides) -> Belief:
         """(n, K) the share of each cell's side; cells without a label get that of all."""
         classes = sides.shape[1]
-        counts = np.bincount(self.labels[~self.blank], minlength=classes)[:classes]
+        counts = np.bincount(self.side, minlength=classes)[:classes]
         mean = (counts @ sides) / counts.sum() if counts.sum() else np.full(classes, 1 / classes)
-        p = sides[np.maximum(self.labels, 0)]
-        p[self.blank] = mean
-        return p
+        rows: Belief = np.vstack([sides, mean]).T[:, self.side].T  # class by class in memory
+        return rows
 
     def _checked(self, q: Belief) -> Belief:
-        sure = np.flatnonzero(self.sure)
+        sure = self.certain
         q[sure] = 0.0
         q[sure, self.labels[sure]] = 1.0
         return q
