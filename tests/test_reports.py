@@ -24,6 +24,7 @@ from shapely import Point, Polygon, affinity, box
 from recontour.errors import OutputError
 from recontour.reports import overview, write_overview, write_probability, write_report
 from recontour.reports.heatmap import halve, pyramid
+from recontour.reports.outlook import sentences
 from recontour.reports.plots import probability_histogram
 from recontour.reports.summary import (
     class_colour,
@@ -32,6 +33,7 @@ from recontour.reports.summary import (
     plain,
     summarise,
 )
+from recontour.reports.thumbnails import view_of
 from recontour.reports.view import View, bar_length, details, whole_view
 from recontour.types import (
     Annotation,
@@ -193,19 +195,60 @@ FACTS = {
     "noise": {"cells": 2768, "changed": 241, "classes": {"Tumor": {"left": 210, "joined": 31}}},
     "trust": {"agreement": 0.874},
     "versions": {"recontour": "0.1.0", "torch": "2.13.0", "python": "3.11.7"},
+    "validity": {"verdict": "valid", "score": 0.8},
+    "estimate": {
+        "source": "cross-fitted",
+        "given": {"wrong_share": 0.142, "wrong_um2": 4e5, "ppv": 0.81, "npv": 0.88},
+        "refined": {"wrong_share": 0.083, "wrong_um2": 2.4e5, "ppv": 0.9, "npv": 0.93},
+        "changed": {
+            "added": {"cells": 31, "reviewed": 0, "alike": 31, "method_alone": 0},
+            "removed": {"cells": 210, "reviewed": 21, "alike": 147, "method_alone": 42},
+            "swapped": {"cells": 0, "reviewed": 0, "alike": 0, "method_alone": 0},
+        },
+        "held_back": {"cells": 12, "um2": 12288.0},
+    },
+    "look_first": {
+        "places": [
+            {
+                "number": number,
+                "id": str(uuid.UUID(int=200 + number)),
+                "what": what,
+                "change": "uncertain",
+                "whole": number == 1,
+                "area_um2": 42_000.0,
+                "expected_wrong": 0.48,
+                "share_of_errors": 0.21,
+                "x_px": x,
+                "y_px": y,
+                "qupath_x_um": x * MPP,
+                "qupath_y_um": y * MPP,
+                "reason": "looks like what lies outside; estimated 12 % of it wrong",
+            }
+            for number, what, x, y in (
+                (1, "Tumor: removed", 2650, 1900),
+                (2, "uncertain", 3900, 2700),
+            )
+        ],
+        "review": {"places": 2, "settle": 0.34, "cells_share": 0.03, "in_changes": 0.7},
+    },
 }
+PLACES = tuple(
+    region("uncertain", Point(x, y).buffer(150), 199 + number)
+    for number, x, y in ((1, 2650, 1900), (2, 3900, 2700))
+)
 
 
 @pytest.fixture(scope="module")
 def run(slide: PaintedSlide) -> Refinement:
-    return refinement_of(
+    found = refinement_of(
         slide,
         {"Tumor": TUMOUR},
         {"Tumor": affinity.translate(TUMOUR.convex_hull, 120, -60)},
         facts=FACTS,
         warnings=("only 1.6 % of the tissue is Tumor: too little to learn from safely",),
-        recipe=Recipe(threshold=0.55, tissue="/home/someone/masks/tissue.png"),
+        recipe=Recipe(threshold=0.55, tissue="/home/someone/masks/tissue.png", only="remove"),
     )
+    return replace(found, changes=Annotation(slide.id, PLACES))
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +485,7 @@ def test_the_page_stands_alone(page: tuple[str, Page]) -> None:
     source, parsed = page
     assert parsed.open == []  # every tag is closed
     assert all(value.startswith("data:image/jpeg;base64,") for value in parsed.loads)
-    assert len(parsed.loads) == 1
+    assert len(parsed.loads) == 1 + 2  # the picture, and two places to look at
     assert not re.findall(r"@import|url\(|<script|<link", source)
 
 
@@ -472,6 +515,64 @@ def test_the_page_tells_what_was_found_and_how(page: tuple[str, Page], run: Refi
         "2.13.0",
     ):
         assert expected in text, expected
+
+
+def test_the_page_says_how_much_may_be_wrong_and_where_to_look(page: tuple[str, Page]) -> None:
+    text = " ".join(" ".join(page[1].text).split())
+    for expected in (
+        "about 14 % of the cells are wrong as given, 8 % as refined (0.24 mm²)",
+        "Of what the given outline holds, about 81 % is right; of what it leaves out, 88 %.",
+        "Added: 31 cells; 100 % look like what is outlined.",
+        "Removed: 210 cells; 70 % look like what lies outside, 10 % were reviewed by a person, "
+        "for 20 % only the method speaks.",
+        "Because of --only remove, 0.012 mm² stays",
+        "first 2 places (3 % of the tissue) would settle about 34 % of the errors to expect; "
+        "30 % of them lie outside",
+        "1 Tumor: removed, 0.042 mm² looks like what lies outside; estimated 12 % of it wrong",
+        "x 1,325, y 950 µm in QuPath",
+        "uncertain, 0.042 mm² (part of a larger one)",
+    ):
+        assert expected in text, expected
+    assert "Another class" not in text
+    assert text.index("What changed") < text.index("where to look first") < text.index("Before and")
+
+
+def test_a_doubted_outline_or_a_guess_is_said_beside_the_estimate() -> None:
+    assert not any("looks valid" in said for said in sentences(FACTS, {}))
+    doubted = {**FACTS, "validity": {"verdict": "invalid", "score": 0.01}}
+    assert "looks invalid: if it is wrong as a whole, so are these" in sentences(doubted, {})[-1]
+    assumed = {**FACTS, "estimate": {**FACTS["estimate"], "source": "assumed"}}
+    assert any("too few cells to measure on" in said for said in sentences(assumed, {}))
+    assert not any("Because of" in said for said in sentences(FACTS, {}))
+    review = {"places": 0, "settle": 0.0, "cells_share": 0.0, "in_changes": 0.0}
+    calm = {**FACTS, "look_first": {"places": [], "review": review}}
+    assert any("no place to look at first" in said for said in sentences(calm, {}))
+    assert sentences({}, {}) == []  # a run of an older version
+
+
+def test_a_place_is_numbered_on_the_picture(
+    tmp_path: Path, slide: PaintedSlide, run: Refinement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "DPI", 60)
+    pictures = []
+    for name, refinement in (("a", run), ("b", replace(run, facts={}))):
+        write_overview(slide, refinement, tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    yellow = [(abs(p - [247, 201, 72]).sum(axis=2) < 12).sum() for p in pictures]
+    assert yellow[0] > 100
+    assert yellow[1] == 0
+
+
+def test_a_close_up_stays_on_the_slide_and_holds_its_place() -> None:
+    at = {"x_px": 40.0, "y_px": 30.0, "whole": True}
+    corner = view_of(at, box(0, 0, 80, 60), CELL, (6400, 4480))
+    assert (corner.x, corner.y) == (0, 0)
+    assert corner.width == 14 * CELL
+    wide = view_of({**at, "x_px": 3000.0}, box(0, 0, 6000, 200), CELL, (6400, 4480))
+    assert wide.x + wide.width / 2 == 3000  # too wide to be shown whole: its spot
+    tiny = view_of(at, None, CELL, (100, 90))
+    assert tiny.x + tiny.width / 2 == 40  # the slide is smaller than the view
 
 
 def test_the_page_tells_no_folders(page: tuple[str, Page]) -> None:

@@ -228,10 +228,23 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     rows.append(("objects", str(len(summary["objects"]))))
     if validity := summary.get("validity"):
         rows.append(("coarse outline", f"{validity['verdict']} ({validity['score']:.2f})"))
+    rows += _outlook(summary)
     rows.append(("time", f"{sum(summary['timings_s'].values()):.1f} s"))
     rows.append(("look at", str(out / "overview.png")))
     rows.append(("open in QuPath", str(out / "refined.geojson")))
     console.print_table(f"Refined {summary['slide']['id']}", rows)
+
+
+def _outlook(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How much may be wrong, why it changed, and the first places to look at."""
+    from recontour.reports.outlook import brief, sentences, where
+
+    rows = [("", said) for said in sentences(summary, summary["recipe"])]
+    rows[:1] = [("estimate", said) for _, said in rows[:1]]
+    for place in (summary.get("look_first") or {}).get("places", ())[:FEW]:
+        said = f"{brief(place)}, at {where(place)}: {place['reason']}"
+        rows.append((f"look first: #{place['number']}", said))
+    return rows
 
 
 def _pixel_size(summary: Mapping[str, Any]) -> str:

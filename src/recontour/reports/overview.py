@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from recontour.types import Geometry, Refinement, Slide, iter_polygons
 DPI = 150
 WIDTH, EDGE, GAP = 15.0, 0.35, 0.22  # inches
 INK, FAINT = "#1d1b22", "#6d6875"
+PIN = "#f7c948"  # of no class that QuPath knows
+DOT: dict[str, Any] = {"color": PIN, "markeredgecolor": INK, "markeredgewidth": 0.8, "zorder": 6}
 ADDED_RGB, REMOVED_RGB = (tuple(v / 255 for v in COLOURS[c]) for c in ("added", "removed"))
 PROBABILITY_MAP = "viridis"
 # Told apart by their pattern too: stains and eyes differ.
@@ -38,9 +40,10 @@ REMOVED |= {"hatch": "//", "linewidth": 0.0}
 def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
     """Write the picture as a PNG, about 2,250 px wide.
 
-    Above, the outlines as given and as refined over the slide, each with a scale bar; below, the
-    probability that a cell belongs to any of the classes, and the two places where most changed.
-    The part shown holds all tissue and every outline, even one that lies off the slide.
+    Above, the outlines as given and as refined over the slide, each with a scale bar, the refined
+    one with the numbers of the places to look at first; below, the probability that a cell belongs
+    to any of the classes, and the two places where most changed. The part shown holds all tissue
+    and every outline, even one that lies off the slide.
 
     Raises
     ------
@@ -96,9 +99,10 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
     chance = panel(EDGE, top, third, lower, "Probability")
     show_probability(chance, picture, view, refinement, classes)
     for number, window in enumerate(closer, start=1):
-        mark_window(after, window, number)
+        letter = "AB"[number - 1]
+        mark_window(after, window, letter)
         axes = panel(
-            EDGE + number * (third + GAP), top, third, lower, f"Detail {number}: what changed"
+            EDGE + number * (third + GAP), top, third, lower, f"Detail {letter}: what changed"
         )
         show_view(axes, read_view(slide, window, round(third * DPI)), window, slide.mpp)
         for c in classes:
@@ -107,6 +111,7 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
         for c in classes:
             draw_outline(axes, c.coarse, c.colour, window, dashed=True)
             draw_outline(axes, c.refined, c.colour, window)
+    mark_places(after, places_of(refinement), view)
     write_footer(figure, refinement, classes, height)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
@@ -235,8 +240,46 @@ def as_path(geometry: Any) -> Any:
     )
 
 
-def mark_window(axes: Any, window: View, number: int) -> None:
-    """Frame a detail on the whole view and number it."""
+def places_of(refinement: Refinement) -> Sequence[Mapping[str, Any]]:
+    """The places to look at first, as in `run.json`; none of a run without."""
+    first: Mapping[str, Any] = refinement.facts.get("look_first") or {}
+    places: Sequence[Mapping[str, Any]] = first.get("places") or ()
+    return places
+
+
+def mark_places(axes: Any, places: Sequence[Mapping[str, Any]], view: View) -> None:
+    """Number the places to look at first: a dot each, and a label beside it, inside the view."""
+    for place in reversed(places):  # the first one on top
+        x, y = place["x_px"], place["y_px"]
+        # Labels lean inwards.
+        right = -1 if x > view.x + 0.9 * view.width else 1
+        up = -1 if y < view.y + 0.12 * view.height else 1
+        axes.plot([x], [y], "o", markersize=4.5, **DOT)
+        axes.annotate(
+            str(place["number"]),
+            (x, y),
+            xytext=(11 * right, 11 * up),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+            color=INK,
+            zorder=7,
+            bbox={"boxstyle": "circle,pad=0.25", "facecolor": PIN, "edgecolor": INK},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": INK,
+                "linewidth": 1.0,
+                "shrinkA": 0,
+                "shrinkB": 2,
+            },
+            annotation_clip=True,
+        )
+
+
+def mark_window(axes: Any, window: View, letter: str) -> None:
+    """Frame a detail on the whole view and name it."""
     from matplotlib.patches import Rectangle
 
     corner = (window.x, window.y)
@@ -247,7 +290,7 @@ def mark_window(axes: Any, window: View, number: int) -> None:
             )
         )
     axes.annotate(
-        str(number),
+        letter,
         corner,
         xytext=(0, 0),
         textcoords="offset points",
@@ -295,11 +338,15 @@ def write_footer(
         Patch(**ADDED, label="added"),
         Patch(**REMOVED, label="removed"),
     ]
+    if places_of(refinement):
+        pin = Line2D([], [], linestyle="none", marker="o", markersize=9, **DOT)
+        pin.set_label("look here first")
+        handles.append(pin)
     legend = figure.legend(
         handles=handles,
         loc="center right",
         bbox_to_anchor=(1 - EDGE / WIDTH, 0.44 / height),
-        ncols=4,
+        ncols=len(handles),
         frameon=False,
         fontsize=10,
         borderaxespad=0,

@@ -11,7 +11,10 @@ from typing import Any
 
 from recontour import __version__
 from recontour.changes import COLOURS
+from recontour.expected import percent
 from recontour.files import write_text
+from recontour.reports.outlook import NONE, brief, sentences, where, where_px
+from recontour.reports.overview import places_of
 from recontour.reports.plots import histogram_svg, probability_histogram, share_bar
 from recontour.reports.summary import (
     ClassSummary,
@@ -25,6 +28,7 @@ from recontour.reports.summary import (
     text_colour,
     threshold_of,
 )
+from recontour.reports.thumbnails import close_ups
 from recontour.types import Recipe, Refinement, Slide
 
 MOST_OBJECTS = 200  # rows: more make a page nobody reads; refined.geojson has them all
@@ -78,6 +82,9 @@ def content(slide: Slide, refinement: Refinement, overview_png: Path) -> dict[st
         "warnings": [plain(w) for w in refinement.warnings],
         "notes": [*(facts.get("notes") or ()), *map(plain, refinement.coarse.notes)],
         "classes": [class_card(refinement, c) for c in classes],
+        "outlook": sentences(facts, refinement.recipe.to_dict()),
+        "places": place_cards(slide, refinement),
+        "no_places": NONE,
         "picture": as_data(overview_png),
         "objects": rows[:MOST_OBJECTS],
         "n_objects": len(rows),
@@ -106,6 +113,23 @@ def as_data(png: Path) -> str:
         # Full colour resolution: thin coloured lines bleed otherwise.
         picture.convert("RGB").save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def place_cards(slide: Slide, refinement: Refinement) -> list[dict[str, Any]]:
+    """The places to look at first, with a close-up each."""
+    places = places_of(refinement)
+    return [
+        {
+            "number": place["number"],
+            "what": brief(place),
+            "reason": place["reason"],
+            "where": where(place),
+            "where_px": where_px(place),
+            "share": percent(place["share_of_errors"]),
+            "picture": "data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii"),
+        }
+        for place, picture in zip(places, close_ups(slide, refinement, places), strict=True)
+    ]
 
 
 def class_card(refinement: Refinement, c: ClassSummary) -> dict[str, Any]:

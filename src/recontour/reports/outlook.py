@@ -1,0 +1,120 @@
+"""How much may be wrong, why it changed and where to look first: sentences from `run.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from recontour.expected import percent
+from recontour.reports.summary import format_area
+
+NONE = "Nothing changed and nothing is uncertain: no place to look at first."
+
+
+def sentences(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """What to know before looking; none where a run has no estimate (those of older versions).
+
+    Parameters
+    ----------
+    facts : as in `run.json`
+    recipe : settings, for the limits
+    """
+    estimate, first = facts.get("estimate"), facts.get("look_first")
+    if not estimate or not first:
+        return []
+    said = [errors(estimate), *changed(estimate), *held_back(estimate, recipe), review(first)]
+    if estimate["source"] == "assumed":
+        said.append(
+            "A class has too few cells to measure on: the chances of being wrong are the method's "
+            "own, toned down."
+        )
+    verdict = (facts.get("validity") or {}).get("verdict")
+    if verdict in ("doubtful", "invalid"):
+        said.append(
+            f"The given outline looks {verdict}: if it is wrong as a whole, so are these figures."
+        )
+    return said
+
+
+def errors(estimate: Mapping[str, Any]) -> str:
+    """The estimated error of the given outline and of the refined one."""
+    given, refined = estimate["given"], estimate["refined"]
+    said = (
+        f"Estimated without truth: about {percent(given['wrong_share'])} of the cells are wrong as "
+        f"given, {percent(refined['wrong_share'])} as refined "
+        f"({format_area(refined['wrong_um2'])})."
+    )
+    parts = []
+    if given["ppv"] is not None:
+        parts.append(f"Of what the given outline holds, about {percent(given['ppv'])} is right")
+    if given["npv"] is not None:
+        outside = f"of what it leaves out, {percent(given['npv'])}"
+        parts.append(outside if parts else outside[0].upper() + outside[1:] + " is right")
+    return f"{said} {'; '.join(parts)}." if parts else said
+
+
+def changed(estimate: Mapping[str, Any]) -> Iterator[str]:
+    """What speaks for what was added, removed or given another class."""
+    looks = {
+        "added": "look like what is outlined",
+        "removed": "look like what lies outside",
+        "swapped": "look like the class they became",
+    }
+    for kind, name in (("added", "Added"), ("removed", "Removed"), ("swapped", "Another class")):
+        n = estimate["changed"][kind]
+        if not n["cells"]:
+            continue
+        parts = []
+        if n["alike"] is not None:
+            parts.append(f"{percent(n['alike'] / n['cells'])} {looks[kind]}")
+        if n["reviewed"]:
+            parts.append(f"{percent(n['reviewed'] / n['cells'])} were reviewed by a person")
+        if n["method_alone"] and n["alike"] is not None:
+            parts.append(f"for {percent(n['method_alone'] / n['cells'])} only the method speaks")
+        cells = f"{n['cells']:,} cell{'' if n['cells'] == 1 else 's'}"
+        yield f"{name}: {cells}" + (f"; {', '.join(parts)}." if parts else ".")
+
+
+def held_back(estimate: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """What the user's limits kept as it was."""
+    limits = []
+    if recipe.get("only"):
+        limits.append(f"--only {recipe['only']}")
+    if recipe.get("within_um"):
+        limits.append(f"--within-um {recipe['within_um']:g}")
+    held = estimate["held_back"]
+    if limits and held["cells"]:
+        area = format_area(held["um2"])
+        yield f"Because of {' and '.join(limits)}, {area} stays that the method would have changed."
+
+
+def review(first: Mapping[str, Any]) -> str:
+    """What looking at the first places would bring."""
+    gain = first["review"]
+    n = gain["places"]
+    if not n:
+        return NONE
+    places = "first place" if n == 1 else f"first {n} places"
+    said = (
+        f"Looking at the {places} ({percent(gain['cells_share'])} of the tissue) would settle "
+        f"about {percent(gain['settle'])} of the errors to expect"
+    )
+    rest = 1 - gain["in_changes"]
+    return f"{said}; {percent(rest)} of them lie outside of all listed changes."
+
+
+def brief(place: Mapping[str, Any]) -> str:
+    """`Tumor: added, 0.42 mm²`."""
+    part = "" if place["whole"] else " (part of a larger one)"
+    return f"{place['what']}, {format_area(place['area_um2'])}{part}"
+
+
+def where(place: Mapping[str, Any]) -> str:
+    """Where QuPath shows it, and in level-0 px."""
+    x, y = f"{place['qupath_x_um']:,.0f}", f"{place['qupath_y_um']:,.0f}"
+    return f"x {x}, y {y} µm"
+
+
+def where_px(place: Mapping[str, Any]) -> str:
+    """In level-0 px."""
+    return f"x {place['x_px']:,.0f}, y {place['y_px']:,.0f} px"
