@@ -21,8 +21,9 @@ PER_OUTLINED = (0.5, 1.0)
 """...but no more than so many cells for each outlined one: on a slide with one small lesion nearly
 all of the outside is background, however much of it looks alike."""
 
-NEAR = 0.35
-"""Right beside an outline a cell may belong to it with this chance, wherever the rest lies."""
+BESIDE = (0.15, 0.35)
+"""Right beside an outline a cell belongs to it with this chance at least and at most; in between it
+is the number of outlined cells for each other one."""
 
 PSEUDO = 5.0  # cells of COARSE_TRUST that each side of the outline starts from
 
@@ -44,7 +45,7 @@ class OutlinePrior:
     limits (`RIGHT`, `MISSED`, `PER_OUTLINED`), for two reasons. A discriminant learns some of the
     outline's errors by heart and then finds too few; and what is far larger than the outline and
     looks like it is more often a lookalike than an oversight. Close to an outline (within its own
-    mean thickness) `NEAR` holds instead where that is more.
+    mean thickness) `BESIDE` holds instead where that is more.
 
     An outline with more corners than cells can hold (`FINE`; single cells are not counted, they are
     noise) was drawn with more care than features of whole cells can check: its labels gain
@@ -57,6 +58,7 @@ class OutlinePrior:
     near : float64 (n, K), 0 to 1, closeness of background cells to the outline of each class
     shift : float64 (n,), log-odds that the own label gains by detail and trust
     blank : bool (n,), cells whose label says nothing (unlabelled, or trust 0)
+    beside : share of the background right beside the outline that may be no background
     limits : (least, most) share of the background side that is no background
     """
 
@@ -65,6 +67,7 @@ class OutlinePrior:
     near: Belief
     shift: Belief
     blank: NDArray[np.bool_]
+    beside: float
     limits: tuple[float, float]
 
     @cached_property
@@ -132,6 +135,7 @@ class OutlinePrior:
             near=_closeness(laid, grid, classes, inside / max(edges, 1)),
             shift=shift,
             blank=blank,
+            beside=float(np.clip(odds, *BESIDE)),
             limits=(least, max(min(MISSED[1], PER_OUTLINED[1] * odds), least)),
         )
 
@@ -153,7 +157,7 @@ class OutlinePrior:
         """(n, K) posterior of log-likelihoods (n, K) under the shares `sides` (K, K)."""
         p = self._rows(sides)
         foreground = p[:, 1:]  # `near` is 0 but outside, where background shares what is near
-        foreground += (np.maximum(NEAR, foreground) - foreground) * self.near[:, 1:]
+        foreground += (np.maximum(self.beside, foreground) - foreground) * self.near[:, 1:]
         total = foreground.sum(axis=1)
         most = np.minimum(1.0, RIGHT[1] / np.maximum(total, 1e-9))
         p[self.outside, 1:] *= most[self.outside, None]
