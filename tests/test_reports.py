@@ -522,9 +522,9 @@ def test_the_page_says_how_much_may_be_wrong_and_where_to_look(page: tuple[str, 
     for expected in (
         "about 14 % of the cells are wrong as given, 8 % as refined (0.24 mm²)",
         "Of what the given outline holds, about 81 % is right; of what it leaves out, 88 %.",
-        "Added: 31 cells; 100 % look like what is outlined.",
-        "Removed: 210 cells; 70 % look like what lies outside, 10 % were reviewed by a person, "
-        "for 20 % only the method speaks.",
+        "Added: 31 tissue cells; 100 % look like what is outlined.",
+        "Removed: 210 tissue cells; 70 % look like what lies outside, "
+        "10 % were reviewed by a person, for 20 % only the method speaks.",
         "Because of --only remove, 0.012 mm² stays",
         "first 2 places (3 % of the tissue) would settle about 34 % of the errors to expect; "
         "30 % of them lie outside",
@@ -547,6 +547,10 @@ def test_a_doubted_outline_or_a_guess_is_said_beside_the_estimate() -> None:
     review = {"places": 0, "settle": 0.0, "cells_share": 0.0, "in_changes": 0.0}
     calm = {**FACTS, "look_first": {"places": [], "review": review}}
     assert any("no place to look at first" in said for said in sentences(calm, {}))
+    areas = {"Tumor": {"coarse": 4e6, "coarse_on_tissue": 3e6}}
+    on_glass = sentences({**FACTS, "areas_um2": areas}, {})
+    assert "1.00 mm² of the given outline lies on glass and is in no cell." in on_glass
+    assert not any("glass" in said for said in sentences(FACTS, {}))
     assert sentences({}, {}) == []  # a run of an older version
 
 

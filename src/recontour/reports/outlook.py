@@ -8,6 +8,7 @@ from typing import Any
 from recontour.expected import percent
 from recontour.reports.summary import format_area
 
+GLASS = 0.05  # of the given outline: less is the rim of any careful drawing
 NONE = "Nothing changed and nothing is uncertain: no place to look at first."
 
 
@@ -22,7 +23,8 @@ def sentences(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     estimate, first = facts.get("estimate"), facts.get("look_first")
     if not estimate or not first:
         return []
-    said = [errors(estimate), *changed(estimate), *held_back(estimate, recipe), review(first)]
+    said = [errors(estimate), *changed(estimate), *off_tissue(facts)]
+    said += [*held_back(estimate, recipe), review(first)]
     if estimate["source"] == "assumed":
         said.append(
             "A class has too few cells to measure on: the chances of being wrong are the method's "
@@ -71,8 +73,17 @@ def changed(estimate: Mapping[str, Any]) -> Iterator[str]:
             parts.append(f"{percent(n['reviewed'] / n['cells'])} were reviewed by a person")
         if n["method_alone"] and n["alike"] is not None:
             parts.append(f"for {percent(n['method_alone'] / n['cells'])} only the method speaks")
-        cells = f"{n['cells']:,} cell{'' if n['cells'] == 1 else 's'}"
+        cells = f"{n['cells']:,} tissue cell{'' if n['cells'] == 1 else 's'}"
         yield f"{name}: {cells}" + (f"; {', '.join(parts)}." if parts else ".")
+
+
+def off_tissue(facts: Mapping[str, Any]) -> Iterator[str]:
+    """How much was drawn on glass, where that is worth a word: it explains most of what goes."""
+    areas = (facts.get("areas_um2") or {}).values()
+    coarse = sum(area["coarse"] for area in areas)
+    glass = coarse - sum(area.get("coarse_on_tissue", area["coarse"]) for area in areas)
+    if coarse and glass > GLASS * coarse:
+        yield f"{format_area(glass)} of the given outline lies on glass and is in no cell."
 
 
 def held_back(estimate: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
