@@ -169,6 +169,8 @@ def test_changes_say_in_qupath_why_and_how_wrong() -> None:
     assert measured["expected wrong µm²"] == pytest.approx(0.2 * 100 * 100)
     assert measured["area µm²"] == 100 * 100
     assert "looks like what the outline holds" in change.properties["metadata"]["reason"]
+    described = change.properties["metadata"]["ANNOTATION_DESCRIPTION"]
+    assert described == change.properties["metadata"]["reason"]
     assert change.id == case.changes[0].id
 
 

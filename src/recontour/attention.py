@@ -24,6 +24,8 @@ SPOT_CELLS = 7
 """Side of the window in which the spot of a place is looked for."""
 EVEN = 0.45
 """From this share on, an area is as likely wrong as right."""
+DESCRIPTION = "ANNOTATION_DESCRIPTION"
+"""The metadata that QuPath shows as the description of a selected annotation."""
 NEARLY_ALL = 0.8
 """Of a given polygon: its rest lies on glass, or is the stairs of the cells."""
 
@@ -90,7 +92,8 @@ class Ranking:
     places : the first few, no cell in two of them
     changes : all of them in the order to look at, with measurements `rank` (the number of the first
         place in it; counted on after the places), `expected wrong` (0..1) and `expected wrong µm²`,
-        and metadata `reason`. Those with a place have its number in their name
+        and metadata `reason`, also as QuPath's description. Those with a place have its number as
+        name
     listed : bool (n,) cells in any change
     """
 
@@ -237,7 +240,11 @@ def _marked(
         "expected wrong": share,
         "expected wrong µm²": share * area_um2,
     }
-    properties["metadata"] = {**properties.get("metadata", {}), "reason": reason}
+    properties["metadata"] = {
+        **properties.get("metadata", {}),
+        "reason": reason,
+        DESCRIPTION: reason,
+    }
     if numbers:
         properties["name"] = f"{', '.join(f'#{n}' for n in numbers)} {region.label}"
     return replace(region, properties=properties)
