@@ -23,13 +23,14 @@ from default_refiner import fill
 from quality import Cells, Outline
 from strokes import by_image, refine, tasks_of
 
-from recontour.attention import FEW, Evidence, rank_changes
+from recontour.attention import FEW, rank_changes
 from recontour.calibration import calibrate, decisions
 from recontour.changes import find_changes, uncertain_cells
 from recontour.expected import chance_wrong, looks_like
 from recontour.geometry import union
 from recontour.grid import label_patches
 from recontour.postprocess import MIN_AREA_CELLS, rules_for
+from recontour.reasons import Evidence
 from recontour.recipe import Recipe
 from recontour.review import reviewed_cells
 from recontour.tracing import trace_regions

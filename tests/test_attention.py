@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from shapely import Polygon, box, union_all
 
-from recontour.attention import (
-    NUMBERED,
-    SCREEN_CELLS,
-    Evidence,
-    Ranking,
-    rank_changes,
-    state_places,
-)
+from recontour.attention import NUMBERED, Ranking, rank_changes, state_places
 from recontour.changes import find_changes
 from recontour.expected import (
     chance_wrong,
@@ -27,6 +20,8 @@ from recontour.expected import (
 )
 from recontour.geometry import union
 from recontour.grid import label_patches
+from recontour.reasons import Evidence
+from recontour.spots import SCREEN_CELLS
 from recontour.types import Geometry, PatchGrid, PatchSet, Region
 
 CELL = 10  # px, and µm: 1 µm/px

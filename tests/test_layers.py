@@ -26,6 +26,8 @@ LAYERS: list[set[str]] = [
         "changes",
         "calibration",
         "expected",
+        "reasons",
+        "spots",
         "attention",
         "review",
         "annotators",

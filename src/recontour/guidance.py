@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recontour.attention import Evidence, rank_changes, state_places
+from recontour.attention import rank_changes, state_places
 from recontour.calibration import decisions
 from recontour.expected import expected_errors, looks_like, why_changed
 from recontour.grid import label_patches
 from recontour.postprocess import Rules, decide_cells
 from recontour.preparation import Work
+from recontour.reasons import Evidence
 from recontour.recipe import Recipe
 from recontour.review import reviewed_cells
 from recontour.slides import frame_of
