@@ -547,6 +547,10 @@ def test_a_doubted_outline_or_a_guess_is_said_beside_the_estimate() -> None:
     review = {"places": 0, "settle": 0.0, "cells_share": 0.0, "in_changes": 0.0}
     calm = {**FACTS, "look_first": {"places": [], "review": review}}
     assert any("no place to look at first" in said for said in sentences(calm, {}))
+    worse = {**FACTS["estimate"]["refined"], "wrong_share": 0.31}
+    warned = sentences({**FACTS, "estimate": {**FACTS["estimate"], "refined": worse}}, {})[0]
+    assert "the refined outline is the worse one" in warned
+    assert "the worse one" not in sentences(FACTS, {})[0]
     areas = {"Tumor": {"coarse": 4e6, "coarse_on_tissue": 3e6}}
     on_glass = sentences({**FACTS, "areas_um2": areas}, {})
     assert "1.00 mm² of the given outline lies on glass and is in no cell." in on_glass

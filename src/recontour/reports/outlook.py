@@ -52,7 +52,16 @@ def errors(estimate: Mapping[str, Any]) -> str:
     if given["npv"] is not None:
         outside = f"of what it leaves out, {percent(given['npv'])}"
         parts.append(outside if parts else outside[0].upper() + outside[1:] + " is right")
-    return f"{said} {'; '.join(parts)}." if parts else said
+    if parts:
+        said = f"{said} {'; '.join(parts)}."
+    if percent(refined["wrong_share"]) != percent(given["wrong_share"]) and worse(estimate):
+        said += " By this estimate the refined outline is the worse one: compare before you use it."
+    return said
+
+
+def worse(estimate: Mapping[str, Any]) -> bool:
+    """Whether more is expected to be wrong after than before."""
+    return bool(estimate["refined"]["wrong_share"] > estimate["given"]["wrong_share"])
 
 
 def changed(estimate: Mapping[str, Any]) -> Iterator[str]:
