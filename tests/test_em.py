@@ -198,6 +198,31 @@ def test_poor_input_gives_the_outline_back(kind: str) -> None:
     assert f1(coarse.ravel() > 0, probs.argmax(axis=1) > 0) > 0.9
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (1, 5), (2, 2)])
+def test_a_handful_of_cells_has_probabilities(shape: tuple[int, int]) -> None:
+    """Two cells are two points: nothing is left of the spread within a class."""
+    truth = np.zeros(shape, np.int8)
+    truth[0, 0] = 1
+    patches = slide(truth, truth)
+    np.testing.assert_array_equal(found(patches), truth)
+    certain = dataclasses.replace(patches, trust=np.ones(truth.size, np.float32))
+    np.testing.assert_array_equal(found(certain), truth)
+
+
+def test_a_label_of_no_trust_says_nothing_not_even_of_its_neighbours() -> None:
+    truth = disc(40, 10)
+    patches = slide(truth, truth, apart=0.5)
+    mute = disc(40, 6, dx=10).ravel() > 0
+    trust = np.where(mute, 0.0, 0.85).astype(np.float32)
+    answers = []
+    for label in (-1, 0, 1):
+        labels = np.where(mute, label, patches.labels).astype(np.int8)
+        told = dataclasses.replace(patches, labels=labels, trust=trust)
+        answers.append(Em().fit([told]).predict_proba(told))
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
 def test_trusted_labels_that_contradict_the_features_are_kept_and_nothing_breaks() -> None:
     truth = disc(40, 12)
     patches = slide(truth, 1 - truth)  # every label is wrong, and "certain"

@@ -193,3 +193,12 @@ def test_components_are_not_whitened_and_have_mean_square_one() -> None:
     assert variance[0] > 10 * variance[-1]
     few = table([dataclasses.replace(patches, features=features[:9], labels=np.zeros(9, np.int8))])
     assert Projection.of(few)(few).shape == (9, 8)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_classes_without_any_spread_are_finitely_far_apart(shrinkage: float) -> None:
+    truth = np.arange(60) % 3
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)[truth]
+    scores = Discriminant.of(x, np.eye(3)[truth], shrinkage).scores(x)
+    assert np.array_equal(scores.argmax(axis=1), truth)
+    assert np.abs(scores).max() < 1e15  # the next step may be in single precision

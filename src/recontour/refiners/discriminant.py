@@ -14,6 +14,7 @@ from recontour.refiners.base import CHUNK, Cells, ZScore
 COMPONENTS = 64
 SHRINKAGE = 0.3
 TINY = float(np.finfo(np.float32).tiny)  # instead of no spread at all
+ROUNDING = 1e-10  # of the mean square: spread below it is what sums in float64 leave of nothing
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ class Discriminant:
             square += (part * of_class.sum(axis=1, keepdims=True)).T @ part
         covariance = (square - means @ means.T) / present.sum()
         spread = max(float(np.trace(covariance)) / p, TINY)
+        least = ROUNDING * float(np.trace(square)) / p / float(present.sum())
+        if spread < least:  # every class is one point: far apart, but by a finite number
+            covariance, spread = least * np.eye(p), least
         covariance = (1 - shrinkage) * covariance + shrinkage * spread * np.eye(p)
         # The pseudo-inverse, because without shrinkage few cells leave directions without spread.
         weights = np.linalg.pinv(covariance, hermitian=True) @ means

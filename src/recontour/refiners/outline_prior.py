@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.refiners.discriminant import softmax
-from recontour.types import COARSE_TRUST, PatchGrid
+from recontour.types import COARSE_TRUST, UNLABELLED, PatchGrid
 
 RIGHT = (0.5, 0.9)
 """What an outline holds is right in half of the cells at least (else refine another), never all."""
@@ -53,7 +53,7 @@ class OutlinePrior:
 
     Attributes
     ----------
-    labels : intp (n,), -1 unlabelled
+    labels : intp (n,), -1 unlabelled or of no trust
     sure : bool (n,), labels a person has checked (trust 1)
     near : float64 (n, K), 0 to 1, closeness of background cells to the outline of each class
     shift : float64 (n,), log-odds that the own label gains by detail and trust
@@ -116,6 +116,7 @@ class OutlinePrior:
         own = np.asarray(labels).astype(np.intp)
         t = np.full(len(own), COARSE_TRUST) if trust is None else np.asarray(trust, np.float64)
         blank = (own < 0) | (t <= 0)
+        own[blank] = UNLABELLED  # nor does it say where the outline is, or how large
         sure = ~blank & (t >= 1)
         laid = np.full(grid.shape, -1, np.intp)
         laid[grid.rows, grid.cols] = own
