@@ -138,3 +138,10 @@ def test_a_class_that_grows_or_shrinks_beyond_belief_is_a_warning():
     assert "2.5 times the tissue that was outlined" in grown
     (shrunk,) = check_areas(classes, (box(0, 0, 8, 20),), drawn, tissue)
     assert "0.4 times" in shrunk
+
+
+def test_tissue_without_any_noise_is_told_apart_by_finite_numbers() -> None:
+    """A painted slide: every cell of a class looks exactly the same."""
+    patches, _ = slide(side=32)
+    same = np.eye(2, 8, dtype=np.float32)[patches.labels]
+    assert check_labels(dataclasses.replace(patches, features=same)).facts["agreement"] == 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recontour.errors import RefinerError
+from recontour.refiners.base import table
+from recontour.refiners.discriminant import Discriminant, Projection
 from recontour.types import BACKGROUND, Geometry, PatchSet
 
 MIN_CELLS = 200  # fewer say little about what a class looks like
@@ -16,9 +19,7 @@ MIN_SHARE = 0.02
 FAR = 2.0  # times the outlined area, or one part in: more than careless drawing explains
 FOLDS = 5
 BLOCKS = 100  # spatial blocks a slide is cut into, about
-COMPONENTS = 64
 MOST_COLUMNS = 1024  # features a model is made of; of 25,088 it would take hours
-SHRINKAGE = 0.3
 MOST_CELLS = 20_000  # a linear model of 64 numbers learns nothing more from more
 
 
@@ -172,17 +173,19 @@ def predict_blocked(
         return None
     fold = _folds(patches, rng)[used]
     step = -(-patches.features.shape[1] // MOST_COLUMNS)
-    x = np.asarray(patches.features[:, ::step][used], np.float32)
-    if not np.isfinite(x).all():
+    thin = replace(
+        patches, features=patches.features[:, ::step][used], labels=y, context=None, trust=None
+    )
+    try:
+        x = Projection.of(table([thin]))(table([thin]))
+    except RefinerError:  # features that are not finite
         return None
-    x = _components(x)
-    parts = [_Moments.of(x[fold == f], y[fold == f], k) for f in range(FOLDS)]
     found = np.full(len(used), -1, np.intp)
     for f in range(FOLDS):
-        rest = _Moments.sum([part for i, part in enumerate(parts) if i != f])
-        if rest.counts.min() < 1:  # a class that lives in one fold cannot be learned without it
+        here, q = fold == f, np.eye(k)[y[fold != f]]
+        if not q.any(axis=0).all():  # a class that lives in one fold cannot be learned without it
             continue
-        found[fold == f] = rest.discriminate(x[fold == f])
+        found[here] = Discriminant.of(x[~here], q).scores(x[here]).argmax(axis=1)
     asked = found >= 0
     return used[asked], found[asked]
 
@@ -211,53 +214,3 @@ def _folds(patches: PatchSet, rng: np.random.Generator) -> NDArray[np.int64]:
     _, block = np.unique(np.stack([rows, cols], axis=1), axis=0, return_inverse=True)
     block = block.reshape(-1)
     return (rng.permutation(int(block.max()) + 1) % FOLDS)[block]
-
-
-def _components(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """z-scored (n, d) on its first principal components, not whitened."""
-    x = x - x.mean(axis=0)
-    std = np.sqrt(np.einsum("ij,ij->j", x, x) / len(x))
-    x /= np.where(std > 1e-6, std, np.inf)
-    _, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
-    projected: NDArray[np.float32] = x @ vectors[:, ::-1][:, :COMPONENTS].astype(np.float32)
-    return projected
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Sums of some cells by class: enough to fit a discriminant, and they can be added."""
-
-    counts: NDArray[np.float64]
-    sums: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, x: NDArray[np.float32], y: NDArray[np.int8], k: int) -> _Moments:
-        groups = [x[y == i].astype(np.float64) for i in range(k)]
-        return cls(
-            np.array([len(g) for g in groups], np.float64),
-            np.stack([g.sum(axis=0) for g in groups]),
-            np.stack([g.T @ g for g in groups]),
-        )
-
-    @classmethod
-    def sum(cls, parts: list[_Moments]) -> _Moments:
-        return cls(
-            np.sum([p.counts for p in parts], axis=0),
-            np.sum([p.sums for p in parts], axis=0),
-            np.sum([p.squares for p in parts], axis=0),
-        )
-
-    def discriminate(self, x: NDArray[np.float32]) -> NDArray[np.intp]:
-        """(m,) class by a linear discriminant with equal priors and shrunk covariance."""
-        means = self.sums / self.counts[:, None]
-        spreads = self.squares / self.counts[:, None, None] - np.einsum("ki,kj->kij", means, means)
-        covariance = spreads.mean(axis=0)
-        d = len(covariance)
-        level = max(np.trace(covariance) / d, np.finfo(np.float64).tiny)
-        shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(d)
-        directions = np.linalg.solve(shrunk, means.T)
-        offset = -0.5 * np.einsum("ki,ik->k", means, directions)
-        scores = x @ directions.astype(np.float32) + offset.astype(np.float32)
-        found: NDArray[np.intp] = np.argmax(scores, axis=1)
-        return found
