@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recontour import make_refiner
-from recontour.calibration import calibrate, check_target, decided_share, decisions, sure_cells
+from recontour.calibration import (
+    _conformal_bar,
+    calibrate,
+    check_target,
+    decided_share,
+    decisions,
+    sure_cells,
+)
 from recontour.errors import UsageError
 from recontour.metrics import brier, calibration_error, reliability, top_label_error
 from recontour.refiners.discriminant import softmax
@@ -227,6 +234,25 @@ def test_with_enough_reviewed_regions_the_bar_is_conformal():
     few = dataclasses.replace(patches, trust=np.where(seen & (rows < 20), 1, 0.85))
     found = calibrate(few, probs, sample=True)
     assert sure_cells(few, probs, found, 0.04).facts["how"] == "estimate"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bar_is_the_lowest_that_keeps_the_promise(seed):
+    """As it is written down in `sure_cells`, bar by bar."""
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.3, 1, 300).round(2).astype(np.float32)
+    labels = (rng.random(300) > 0.9 * p).astype(np.int8)
+    regions = np.split(np.arange(200), np.sort(rng.choice(np.arange(1, 200), 30, replace=False)))
+    others = p[200:].astype(float)
+    called, confidence = (p <= 0.5).astype(int), np.maximum(p, 1 - p)
+    kept = []
+    for bar in np.unique(confidence[:200]):
+        sure_and_wrong = (called != labels) & (confidence >= bar)
+        risk = (sum(sure_and_wrong[cells].mean() for cells in regions) + 1) / (len(regions) + 1)
+        if risk <= 0.3 * np.mean(others >= bar):
+            kept.append(float(bar))
+    found = _conformal_bar(np.stack([p, 1 - p], axis=1), labels, regions, others, 0.3)
+    assert found == (min(kept) if kept else None)
 
 
 @pytest.mark.parametrize("target", [0, 1, -0.1, 2, float("nan")])

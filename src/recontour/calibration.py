@@ -328,8 +328,11 @@ def _regions(patches: PatchSet, certain: NDArray[np.bool_]) -> list[NDArray[np.i
     laid = np.zeros(patches.grid.shape, bool)
     laid[patches.grid.rows[certain], patches.grid.cols[certain]] = True
     parts, count = label(laid, structure=np.ones((3, 3)))
-    of_cell = parts[patches.grid.rows, patches.grid.cols] * certain
-    return [np.flatnonzero(of_cell == i) for i in range(1, count + 1)]
+    cells = np.flatnonzero(certain)
+    of_cell = parts[patches.grid.rows[cells], patches.grid.cols[cells]]
+    order = np.argsort(of_cell, kind="stable")
+    ends = np.searchsorted(of_cell[order], np.arange(1, count + 1), side="right")
+    return np.split(cells[order], ends[:-1]) if count else []
 
 
 def _conformal_bar(
@@ -350,10 +353,12 @@ def _conformal_bar(
         return None
     called = decisions(unseen)
     confidence = np.take_along_axis(unseen, called[:, None], axis=1)[:, 0]
-    wrong = called != labels
-    best = None
-    for bar in np.unique(confidence[np.concatenate(regions)])[::-1]:
-        bad = sum(float(np.mean(wrong[cells] & (confidence[cells] >= bar))) for cells in regions)
-        if (bad + 1) / (len(regions) + 1) <= target * float(np.mean(others >= bar)):
-            best = float(bar)
-    return best
+    cells = np.concatenate(regions)
+    share = np.concatenate([np.full(len(region), 1 / len(region)) for region in regions])
+    bars, at = np.unique(confidence[cells], return_inverse=True)
+    # Σ_r e_r at each bar: what is wrong and at least as confident.
+    wrong = np.bincount(at, share * (called != labels)[cells], minlength=len(bars))
+    bad = np.cumsum(wrong[::-1])[::-1]
+    sure = 1 - np.searchsorted(np.sort(others), bars) / len(others)
+    met = np.flatnonzero((bad + 1) / (len(regions) + 1) <= target * sure)
+    return float(bars[met[0]]) if len(met) else None
