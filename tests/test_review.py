@@ -13,6 +13,7 @@ from shapely.geometry import mapping
 from recontour import Annotation, Recipe, Region, Runtime, refine_slide, refine_to_folder
 from recontour.annotators import agree
 from recontour.errors import AnnotationError, OutputRefusedError, UsageError
+from recontour.geometry import union
 from recontour.grid import full_lattice
 from recontour.review import hold_labels, hold_probs, review_cells
 from recontour.types import COARSE_TRUST, Frame, PatchSet
@@ -58,6 +59,7 @@ def test_a_stroke_labels_the_cells_whose_centre_it_holds(lattice):
         "regions": 1,
         "cells": {"background": 0, "Tumor": 2},
         "contradicted": 0,
+        "other_classes": [],
     }
     assert not found.warnings
 
@@ -72,6 +74,27 @@ def test_other_classes_are_background_and_excluded_ones_say_nothing(lattice):
     found = review_cells(lattice, review, CLASSES, ("Ignore*",))
     assert cells_of(lattice, found, 0) == [(0, 0)]
     assert (found.labels == -1).sum() == 99
+
+
+def test_a_class_that_is_nearly_the_refined_one_is_pointed_out(lattice):
+    review = seen(
+        ("Tumour", box(0, 0, 10, 10)),
+        ("Stroma", box(20, 0, 30, 10)),
+        ("Stroma", box(40, 0, 50, 10)),
+    )
+    found = review_cells(lattice, review, CLASSES)
+    assert cells_of(lattice, found, 0) == [(0, 0), (0, 2), (0, 4)]
+    assert found.facts["other_classes"] == ["Tumour", "Stroma"]
+    (warning,) = found.warnings
+    assert "'Tumour' is not refined" in warning
+    assert "'Tumor' was meant" in warning
+
+
+def test_another_grade_is_not_a_slip_of_the_hand(lattice):
+    review = seen(("Gleason 3", box(0, 0, 10, 10)))
+    found = review_cells(lattice, review, ("background", "Gleason 4"))
+    assert cells_of(lattice, found, 0) == [(0, 0)]
+    assert not found.warnings
 
 
 def test_regions_without_a_class_count_where_the_outline_has_none_either(lattice):
@@ -180,6 +203,35 @@ def test_a_review_changes_the_outline_where_it_was_wrong(scene, tmp_path):
     np.testing.assert_array_equal(again.probs, found.probs)
     assert again.annotation.regions[0].id == found.annotation.regions[0].id
     assert plain.annotation.regions[0].id != found.annotation.regions[0].id
+
+
+@pytest.mark.parametrize("band", [1, 2])
+def test_what_was_reviewed_at_the_border_stays_when_the_border_is_drawn_finer(
+    scene, tmp_path, band
+):
+    """Strokes to both sides of the border, each the contrary of what the method says."""
+    runtime = Runtime(cache_dir=tmp_path)
+    plain = refine_slide(scene.slide, scene.coarse, QUICK, runtime=runtime)
+    grid = plain.patches.grid
+    drawn = union(region.geometry for region in plain.annotation.regions)
+    near = drawn.boundary.buffer(1.5 * grid.stride)
+    cells = [box(*Point(xy).buffer(grid.stride * 0.6).bounds) for xy in grid.centres[::37]]
+    strokes = [
+        ("Other" if drawn.contains(cell.centroid) else "Tumor", cell)
+        for cell in cells
+        if near.contains(cell.centroid)
+    ]
+    assert len(strokes) > 3
+    found = refine_slide(
+        scene.slide,
+        scene.coarse,
+        replace(QUICK, band=band),
+        reviewed=seen(*strokes),
+        runtime=runtime,
+    )
+    area = union(region.geometry for region in found.annotation.regions)
+    for label, cell in strokes:
+        assert area.contains(cell.centroid) == (label == "Tumor"), cell
 
 
 def test_several_annotators(scene, tmp_path):

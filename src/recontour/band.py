@@ -4,7 +4,7 @@ Only the border gains from finer cells, so only they are embedded: the first pas
 runs, fine cells within one coarse cell of it are asked again, and elsewhere its probabilities are
 interpolated. A fine cell is shown as much of the slide as a coarse one, so that the refiner that
 was fitted to those can judge it. The band moves borders; objects may split or join by that,
-but none is made where there was none, and none ends.
+but none is made where there was none, and none ends. What a person has reviewed stays as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from recontour.grid import label_patches, make_grid
 from recontour.postprocess import Rules, decide_cells, smooth_probs
 from recontour.preparation import Work, open_cache
 from recontour.recipe import Runtime
+from recontour.review import hold_labels, hold_probs
 from recontour.tracing import trace_regions
 from recontour.types import Geometry, PatchGrid, PatchSet, Refiner
 
@@ -91,7 +92,7 @@ def sharpen(
         None if patches.trust is None else patches.trust[nearest],
     )
     merged = interpolate(first.grid, probs, fine)
-    merged[inside] = refiner.predict_proba(asked)
+    merged[inside] = hold_probs(asked, refiner.predict_proba(asked))
     ratio = first.grid.stride / stride
     rules = replace(
         first.rules,
@@ -100,9 +101,10 @@ def sharpen(
         by_evidence=False,
     )
     smooth = smooth_probs(fine, merged, rules)
+    smooth[inside] = hold_probs(asked, smooth[inside])
     labels = before.copy()
     labels[band.rows, band.cols] = decide_cells(smooth[inside], rules)
-    return Surface(fine, smooth, move_only(labels, before), rules)
+    return Surface(fine, smooth, hold_labels(asked, move_only(labels, before)), rules)
 
 
 def label_finely(first: Surface, fine: PatchGrid, areas: list[Geometry]) -> NDArray[np.int8]:
