@@ -7,6 +7,7 @@ comparison means the same on every slide (a permutation test that keeps neighbou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ MOST_BLOCKS = 8_000
 MOST_BOX = 60_000
 """And until the rectangle around them holds no more: copies are tried everywhere in it."""
 MOST_COLUMNS = 1024
+COLUMNS_AT_ONCE = 64
+"""The features of a slide never exist twice."""
 COMPONENTS = 24
 RIDGE = 0.05
 """Of the mean variance: directions with less are noise and count for less."""
@@ -207,7 +210,9 @@ def _blocks(
     rows: NDArray[np.int32], cols: NDArray[np.int32]
 ) -> tuple[int, NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Side of a block in cells, row and column of each block, and the block of each cell."""
-    side = 1
+    # No fewer cells to a side could do: a block holds side² of them at most.
+    box = (int(rows.max()) + 1) * (int(cols.max()) + 1)
+    side = max(1, math.ceil(math.sqrt(max(len(rows) / MOST_BLOCKS, box / MOST_BOX))))
     while True:
         width = int(cols.max()) // side + 1
         keys, block = np.unique(
@@ -228,9 +233,14 @@ def _block_means(
         return view[:, ::step][used[np.argsort(block)]].astype(np.float32)
     order = np.argsort(block, kind="stable")
     starts = np.searchsorted(block[order], np.arange(m))
-    x = view[:, ::step][used[order]].astype(np.float32)
     counts = np.diff(np.append(starts, len(order)))
-    return np.asarray(np.add.reduceat(x, starts, axis=0) / counts[:, None], np.float32)
+    thin = view[:, ::step]
+    sums = np.empty((m, thin.shape[1]), np.float32)
+    for i in range(0, thin.shape[1], COLUMNS_AT_ONCE):
+        columns = slice(i, i + COLUMNS_AT_ONCE)
+        x = thin[:, columns][used[order]].astype(np.float32)
+        sums[:, columns] = np.add.reduceat(x, starts, axis=0)
+    return np.asarray(sums / counts[:, None], np.float32)
 
 
 def _components(x: NDArray[np.float32]) -> NDArray[np.float64]:

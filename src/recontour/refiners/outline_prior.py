@@ -118,7 +118,7 @@ class OutlinePrior:
         blank = (own < 0) | (t <= 0)
         own[blank] = UNLABELLED  # nor does it say where the outline is, or how large
         sure = ~blank & (t >= 1)
-        laid = np.full(grid.shape, -1, np.intp)
+        laid = np.full(grid.shape, UNLABELLED, np.int8)  # may be many times the cells
         laid[grid.rows, grid.cols] = own
         inside, outside = int((own > 0).sum()), int((own == 0).sum())
         odds = inside / max(outside, 1)
@@ -199,7 +199,7 @@ class OutlinePrior:
         return q
 
 
-def _edges(laid: NDArray[np.intp]) -> int:
+def _edges(laid: NDArray[np.int8]) -> int:
     """Edges between tissue cells of different labels."""
     return sum(
         int(np.count_nonzero((a != b) & (a >= 0) & (b >= 0)))
@@ -207,7 +207,7 @@ def _edges(laid: NDArray[np.intp]) -> int:
     )
 
 
-def _without_single_cells(laid: NDArray[np.intp]) -> NDArray[np.intp]:
+def _without_single_cells(laid: NDArray[np.int8]) -> NDArray[np.int8]:
     """The labels with every tissue cell that is alone in its label given that of a neighbour."""
     around = np.pad(laid, 1, constant_values=-1)
     beside = np.stack([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
@@ -215,7 +215,7 @@ def _without_single_cells(laid: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.where(alone, beside.max(axis=0), laid)
 
 
-def _closeness(laid: NDArray[np.intp], grid: PatchGrid, classes: int, thickness: float) -> Belief:
+def _closeness(laid: NDArray[np.int8], grid: PatchGrid, classes: int, thickness: float) -> Belief:
     """(n, K) exp(-distance / thickness) of background cells to each class; 0 for other cells."""
     from scipy.ndimage import distance_transform_edt
 
