@@ -47,6 +47,16 @@ def test_a_method_stands_between_outline_and_oracle():
     assert s.way == pytest.approx(0.025 / 0.15)
 
 
+def test_a_slide_without_an_oracle_does_not_count_for_the_way():
+    """Its truth lies in one block: there is nothing to train on."""
+    coarse = scores(a=[0.6], easy=[0.9])
+    found = scores(a=[0.7], easy=[0.95])
+    s = standing(found, coarse, scores(a=[0.8]))
+    assert (s.cases, s.oracle) == (2, 0.8)
+    assert s.coarse == pytest.approx(0.75)
+    assert s.way == pytest.approx(0.5)
+
+
 def test_where_the_outline_is_as_good_as_the_oracle_there_is_no_way_to_go():
     same = scores(a=[0.8])
     assert math.isnan(standing(same, same, same).way)

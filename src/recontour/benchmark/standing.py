@@ -82,7 +82,7 @@ def by_slide(scores: Scores) -> dict[str, float]:
 
 
 def standing(found: Scores, coarse: Scores, oracle: Scores) -> Standing:
-    """Compare a method with its outlines and with the oracle, on the cases that all have."""
+    """Compare a method with its outlines, and on the cases that it has too with the oracle."""
     keys = [
         key
         for key in found
@@ -91,7 +91,11 @@ def standing(found: Scores, coarse: Scores, oracle: Scores) -> Standing:
     changes = [found[key] - coarse[key] for key in keys]
     before = macro({key: coarse[key] for key in keys})
     after = macro({key: found[key] for key in keys})
-    most = macro({key: oracle[key] for key in keys if key in oracle})
+    # The way is a ratio: of one set of cases, also where an oracle is missing.
+    marked = [key for key in keys if key in oracle and not np.isnan(oracle[key])]
+    start, end, most = (
+        macro({key: scores[key] for key in marked}) for scores in (coarse, found, oracle)
+    )
     low, middle = np.percentile(changes, [WORST, 50]) if changes else (np.nan, np.nan)
     return Standing(
         slides=len({key.slide for key in keys}),
@@ -102,7 +106,7 @@ def standing(found: Scores, coarse: Scores, oracle: Scores) -> Standing:
         better=mean([float(change > 0) for change in changes]),
         worst=float(low),
         median=float(middle),
-        way=(after - before) / (most - before) if most > before else float("nan"),
+        way=(end - start) / (most - start) if most > start else float("nan"),
     )
 
 
