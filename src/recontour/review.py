@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -29,6 +30,7 @@ from recontour.types import (
 
 LINES = ("Point", "MultiPoint", "LineString", "MultiLineString")
 MOST_PLACES = 3  # named in a warning
+ALIKE = 0.8  # of two names (difflib): "Tumour" and "Tumor", not "Stroma" and "Tumor"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Reviewed:
     ----------
     labels : int8 (n,), -1 where nothing was reviewed
     warnings : sentences for the user
-    facts : for `run.json` (JSON types): `cells` of each class, `contradicted` cells, `regions`
+    facts : for `run.json` (JSON types): `cells` of each class, `contradicted` cells, `regions`,
+        `other_classes` that were taken for background
     """
 
     labels: NDArray[np.int8]
@@ -102,6 +105,7 @@ def review_cells(
     found = np.full(len(grid), UNLABELLED, np.int8)
     clash = np.zeros(len(grid), bool)
     nameless = missed = used = 0
+    other: dict[str, None] = {}
     for label, geometry in _strokes(annotation, frame, grid.stride / 2):
         key = (label or UNCLASSIFIED).casefold()
         if key not in names and any(fnmatchcase(key, p.strip().casefold()) for p in exclude):
@@ -115,6 +119,8 @@ def review_cells(
             continue
         used += 1
         k = names.get(key, names[BACKGROUND])
+        if key not in names and label is not None:
+            other[label] = None
         clash[cells[(found[cells] >= 0) & (found[cells] != k)]] = True
         found[cells] = k
     found[clash] = UNLABELLED
@@ -123,9 +129,11 @@ def review_cells(
         "regions": used,
         "cells": {name: int(n) for name, n in zip(classes, counts, strict=True)},
         "contradicted": int(clash.sum()),
+        "other_classes": list(other),
     }
     where = annotation.source or annotation.slide_id
-    return Reviewed(found, tuple(_said(grid, where, clash, nameless, missed, used)), facts)
+    said = (*_said(grid, where, clash, nameless, missed, used), *_misspelt(where, other, classes))
+    return Reviewed(found, said, facts)
 
 
 def _strokes(
@@ -184,3 +192,20 @@ def _said(
         )
     if not used:
         yield f"{where}: nothing in it says of any cell what it is"
+
+
+def _misspelt(where: str, other: Iterable[str], classes: Sequence[str]) -> Iterator[str]:
+    """Classes taken for background whose names are nearly that of a refined one."""
+    refined = {name.casefold(): name for name in classes if name != BACKGROUND}
+    for label in other:
+        for near in get_close_matches(label.casefold(), refined, n=1, cutoff=ALIKE):
+            # "Gleason 3" is another class than "Gleason 4", no slip of the hand.
+            if _digits(near) == _digits(label):
+                yield (
+                    f"{where}: class {label!r} is not refined, so its regions mean background; "
+                    f"if {refined[near]!r} was meant, rename it"
+                )
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdigit, name))

@@ -216,6 +216,8 @@ def _shortened(sentences: Sequence[str]) -> list[str]:
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     """What a person wants to know first."""
+    from recontour.reports.outlook import verdict
+
     rows = [("µm/px", _pixel_size(summary)), ("cells", _cells(summary))]
     for name, area in summary["areas_um2"].items():
         rows.append(
@@ -227,7 +229,7 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
         )
     rows.append(("objects", str(len(summary["objects"]))))
     if validity := summary.get("validity"):
-        rows.append(("coarse outline", f"{validity['verdict']} ({validity['score']:.2f})"))
+        rows.append(("coarse outline", verdict(validity)))
     rows += _outlook(summary)
     rows.append(("time", f"{sum(summary['timings_s'].values()):.1f} s"))
     rows.append(("look at", str(out / "overview.png")))

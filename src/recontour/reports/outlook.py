@@ -7,9 +7,11 @@ from typing import Any
 
 from recontour.expected import percent
 from recontour.reports.summary import format_area
+from recontour.trust import MIN_CELLS, MIN_SHARE
+from recontour.types import BACKGROUND
 
 GLASS = 0.05  # of the given outline: less is the rim of any careful drawing
-NONE = "Nothing changed and nothing is uncertain: no place to look at first."
+NONE = "No cell changed its class and none is uncertain: no place to look at first."
 
 
 def sentences(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
@@ -24,18 +26,43 @@ def sentences(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     if not estimate or not first:
         return []
     said = [errors(estimate), *changed(estimate), *off_tissue(facts)]
-    said += [*held_back(estimate, recipe), review(first)]
+    said += [*held_back(estimate, recipe), *told(facts), *target(facts), review(first)]
     if estimate["source"] == "assumed":
         said.append(
             "A class has too few cells to measure on: the chances of being wrong are the method's "
             "own, toned down."
         )
-    verdict = (facts.get("validity") or {}).get("verdict")
-    if verdict in ("doubtful", "invalid"):
+    said += little_outside(facts)
+    validity = facts.get("validity") or {}
+    if validity.get("verdict") in ("doubtful", "invalid") and judged(validity):
         said.append(
-            f"The given outline looks {verdict}: if it is wrong as a whole, so are these figures."
+            f"The given outline looks {validity['verdict']}: if it is wrong as a whole, so are "
+            "these figures."
         )
     return said
+
+
+def little_outside(facts: Mapping[str, Any]) -> Iterator[str]:
+    """That errors inside a very generous outline go unseen: there is little to tell them by."""
+    labels = facts.get("labels") or {}
+    outside, cells = labels.get(BACKGROUND), sum(labels.values())
+    if outside is not None and outside < max(MIN_CELLS, MIN_SHARE * cells):
+        yield (
+            f"Only {outside:,} of {cells:,} tissue cells lie outside the given outline: whatever "
+            "else it holds that it should not cannot be seen, and these figures are too low."
+        )
+
+
+def judged(validity: Mapping[str, Any]) -> bool:
+    """Whether the outline could be judged at all; too few cells say neither yes nor no."""
+    return validity.get("signals") != {}
+
+
+def verdict(validity: Mapping[str, Any]) -> str:
+    """`valid (0.75)`; the score runs from 0 to 1."""
+    if not judged(validity):
+        return "cannot be judged"
+    return f"{validity['verdict']} ({validity['score']:.2f})"
 
 
 def errors(estimate: Mapping[str, Any]) -> str:
@@ -106,6 +133,44 @@ def held_back(estimate: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterato
     if limits and held["cells"]:
         area = format_area(held["um2"])
         yield f"Because of {' and '.join(limits)}, {area} stays that the method would have changed."
+
+
+def told(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What further outlines and a review said, so that a file that said nothing is noticed."""
+    given = facts.get("given") or {}
+    cells = (facts.get("grid") or {}).get("n_cells")
+    if also := given.get("also"):
+        tied = given["tied_cells"]
+        left = f"; {tied:,} of these are ties, left to the method" if tied else ""
+        yield (
+            f"{len(also) + 1} outlines were given: they differ on {given['disagreed_cells']:,} of "
+            f"{cells:,} tissue cells{left}."
+        )
+    if reviewed := given.get("reviewed"):
+        counts = [f"{n:,} {name}" for name, n in reviewed["cells"].items() if n]
+        other = reviewed.get("other_classes") or ()
+        means = f" (there, {', '.join(other)} means background)" if other else ""
+        yield f"Reviewed: {', '.join(counts) or 'no'} tissue cells, by {reviewed['source']}{means}."
+
+
+def target(facts: Mapping[str, Any]) -> Iterator[str]:
+    """How much of the tissue can be kept for `--error-target`."""
+    found = (facts.get("confidence") or {}).get("error_target")
+    if not found:
+        return
+    aim = f"Error target {percent(found['target'])}"
+    if not found["share"]:
+        yield f"{aim}: no cell is sure enough; all are listed as uncertain."
+        return
+    error = found["expected_error"]
+    expected = (
+        "" if error is None else f", of which about {percent(error)} are expected to be wrong"
+    )
+    how = {"estimate": "an estimate, without truth", "conformal": "from the reviewed sample"}
+    yield (
+        f"{aim}: {percent(found['share'])} of the cells are sure enough{expected} "
+        f"({how[found['how']]}); the others are listed as uncertain."
+    )
 
 
 def review(first: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from recontour import __version__
 from recontour.changes import COLOURS
 from recontour.expected import percent
 from recontour.files import write_text
-from recontour.reports.outlook import NONE, brief, sentences, where, where_px
+from recontour.reports.outlook import NONE, brief, judged, sentences, verdict, where, where_px
 from recontour.reports.overview import places_of
 from recontour.reports.plots import histogram_svg, probability_histogram, share_bar
 from recontour.reports.summary import (
@@ -209,8 +209,8 @@ def trust_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     uncertain = (facts.get("cells") or {}).get("uncertain")
     rows = []
     if validity := facts.get("validity"):
-        verdict = f"{validity['verdict']} (score {validity['score']:.2f})"
-        rows.append(("the given outline looks", verdict))
+        looks = " looks" if judged(validity) else ""
+        rows.append((f"the given outline{looks}", verdict(validity)))
     if agreement is not None:
         rows.append(("a simple model agrees with the given outline in", f"{agreement:.0%}"))
     if uncertain is not None:
