@@ -91,13 +91,15 @@ def refine_to_folder(
             if state == "finished":
                 summary = read_json(out / FINISHED)
                 if strict:
-                    _refuse_invalid(summary, coarse_path.name)
+                    _refuse_invalid(
+                        summary, coarse_path.name, f"{out} holds the run without --strict"
+                    )
                 return Outcome(summary, already_done=True, resumed=False)
             refinement = refine_slide(
                 opened, coarse_path, recipe, reviewed=reviewed, also=also, runtime=runtime
             )
             if strict:
-                _refuse_invalid(refinement.facts, coarse_path.name)
+                _refuse_invalid(refinement.facts, coarse_path.name, "Nothing was written")
             frame = frame_of(opened, recipe.origin)
             claim.begin()
             summary = _write_outputs(
@@ -106,13 +108,13 @@ def refine_to_folder(
     return Outcome(summary, already_done=False, resumed=state == "resumed")
 
 
-def _refuse_invalid(facts: Mapping[str, Any], name: str) -> None:
+def _refuse_invalid(facts: Mapping[str, Any], name: str, left: str) -> None:
     """Runs of older versions have no verdict, and pass."""
     validity = facts.get("validity") or {}
     if validity.get("verdict") == "invalid":
         raise InvalidOutlineError(
-            f"{name}: the outline looks invalid (--strict): {'; '.join(validity['reasons'])}. "
-            "Nothing was written; correct the outline, or run without --strict"
+            f"{name}: the outline looks invalid (--strict). {left}; correct the "
+            f"outline, or run without --strict. Reasons: {'; '.join(validity['reasons'])}"
         )
 
 

@@ -102,4 +102,5 @@ def simulate(
         overwrite=overwrite,
     )
     console.note(annotation.notes, quiet=quiet)
-    console.say(f"{out}: {len(annotation.regions)} outlines ({kind}, seed {seed})", quiet=quiet)
+    outlines = f"{len(annotation.regions):,} outline{'' if len(annotation.regions) == 1 else 's'}"
+    console.say(f"{out}: {outlines} ({kind}, seed {seed})", quiet=quiet)

@@ -96,7 +96,8 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
         draw_outline(after, c.refined, c.colour, view, fill=0.10)
 
     top += upper + caption + 0.1
-    chance = panel(EDGE, top, third, lower, "Probability")
+    title = "Probability" if len(classes) == 1 else "Probability of any class"
+    chance = panel(EDGE, top, third, lower, title)
     show_probability(chance, picture, view, refinement, classes)
     for number, window in enumerate(closer, start=1):
         letter = "AB"[number - 1]
