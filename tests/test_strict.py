@@ -54,3 +54,5 @@ def test_a_flipped_outline_is_a_warning_and_strictly_an_error(cli, scene, flippe
     # What is there already is no way round it.
     again = cli("refine", scene.slide, flipped, "-o", out, "--strict", *FAST)
     assert again.code == 1
+    assert "Nothing was written" not in again.err
+    assert "holds the run without --strict" in " ".join(again.err.split())
