@@ -12,7 +12,7 @@ from shapely.geometry import mapping
 
 from recontour import Annotation, Recipe, Region, Runtime, refine_slide, refine_to_folder
 from recontour.annotators import agree
-from recontour.errors import AnnotationError, OutputRefusedError, UsageError
+from recontour.errors import AnnotationError, OutputRefusedError, RefinerError, UsageError
 from recontour.geometry import union
 from recontour.grid import full_lattice
 from recontour.review import hold_labels, hold_probs, review_cells
@@ -247,6 +247,15 @@ def test_several_annotators(scene, tmp_path):
     other = write(tmp_path / "other.geojson", ("Stroma", box(0, 0, 500, 500)))
     with pytest.raises(AnnotationError, match=r"no outline of class Tumor.*it has: Stroma"):
         refine_slide(scene.slide, scene.coarse, QUICK, also=[other], runtime=runtime)
+
+
+def test_a_class_that_nobody_seconds_is_said(scene, tmp_path):
+    runtime = Runtime(cache_dir=tmp_path)
+    one = seen(("Tumor", box(100, 100, 700, 700)), ("Stroma", box(800, 100, 1400, 700)))
+    other = seen(("Stroma", box(100, 100, 1400, 700)))
+    recipe = replace(QUICK, classes=("Tumor", "Stroma"))
+    with pytest.raises(RefinerError, match=r"left of class 'Tumor'.*--also.*contradict"):
+        refine_slide(scene.slide, one, recipe, also=[other], runtime=runtime)
 
 
 def test_an_error_target_lists_what_is_left(scene, tmp_path):

@@ -412,3 +412,10 @@ def _check_labelled(work: Work) -> None:
             f"{name!r}: is the outline on tissue, and larger than a cell of "
             f"{work.grid.cell_um:.0f} µm? (--cell-um, --tissue and --origin change that)"
         )
+    for k, name in enumerate(work.selection.classes):
+        if not (work.given.labels == k).any():
+            raise RefinerError(
+                f"no cell of {work.slide.id} is left of class {name!r}: the other outlines "
+                "(--also) or the reviewed regions (--reviewed) contradict it in every cell; give "
+                "an outline that they agree with, or leave it out of --class"
+            )
