@@ -62,6 +62,10 @@ def test_a_review_that_said_nothing_is_noticed():
             {"target": 0.01, "share": 0.0, "expected_error": None, "how": "conformal"},
             "Error target 1 %: no cell is sure enough; all are listed as uncertain.",
         ),
+        (
+            {"target": 0.0025, "share": 0.0, "expected_error": None, "how": "estimate"},
+            "Error target 0.25 %: no cell is sure enough; all are listed as uncertain.",
+        ),
     ],
 )
 def test_an_error_target_says_what_can_be_kept(found, said):

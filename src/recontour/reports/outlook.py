@@ -158,7 +158,7 @@ def target(facts: Mapping[str, Any]) -> Iterator[str]:
     found = (facts.get("confidence") or {}).get("error_target")
     if not found:
         return
-    aim = f"Error target {percent(found['target'])}"
+    aim = f"Error target {100 * found['target']:g} %"
     if not found["share"]:
         yield f"{aim}: no cell is sure enough; all are listed as uncertain."
         return
