@@ -27,7 +27,7 @@ VIEWS = ("all", "cell", "context", "both")
 COMPONENTS = (10, 24)
 LAST = 3  # rounds whose beliefs are averaged
 SETTLE = 5  # times that beliefs and shares follow one another within a round
-DOUBT = 0.2  # chance that features say nothing: no appearance is proof
+DOUBT = 0.15  # chance that features say nothing: no appearance is proof
 FADED = 0.1  # of the cells it was drawn on: what falls below has been explained away
 SAME = 0.4  # standard deviations between two classes that look alike
 STRONG = 3.0  # how much more a cell counts in learning that a person has checked
@@ -106,7 +106,7 @@ class Em:
         self,
         *,
         seed: int = 0,
-        rounds: int = 6,
+        rounds: int = 8,
         views: str = "all",
         components: Sequence[int] | int = COMPONENTS,
         shrinkage: float = SHRINKAGE,
