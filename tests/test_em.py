@@ -128,7 +128,7 @@ def test_a_slide_without_the_class_borrows_it_from_the_cohort() -> None:
 
 def test_reviewed_cells_keep_their_label_and_teach_the_others() -> None:
     truth = disc(50, 16)
-    coarse = disc(50, 16, dx=13)
+    coarse = disc(50, 16, dx=17)
     patches = slide(truth, coarse, apart=0.5)
     trust = np.full(truth.size, 0.85, np.float32)
     labels = coarse.ravel().copy()
