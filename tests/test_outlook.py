@@ -29,7 +29,7 @@ def test_the_screen_and_the_report_confirm_what_was_given(cli, scene, tmp_path):
     assert answer.code == 0, answer.err
     said, warned = " ".join(answer.out.split()), " ".join(answer.err.split())
     assert "2 outlines were given: they differ on" in said
-    assert "tissue cells, by review.geojson (there, Tumour means background)" in said
+    assert "tissue cells, by review.geojson (not refined, so background: Tumour)" in said
     assert "if 'Tumor' was meant, rename it" in warned
     assert "Error target 5 %:" in said
     report = (out / "report.html").read_text("utf-8")

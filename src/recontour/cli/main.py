@@ -124,3 +124,7 @@ def _interrupt(signum: int, frame: object) -> None:
 def _fail(message: str, code: int) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -149,7 +149,7 @@ def told(facts: Mapping[str, Any]) -> Iterator[str]:
     if reviewed := given.get("reviewed"):
         counts = [f"{n:,} {name}" for name, n in reviewed["cells"].items() if n]
         other = reviewed.get("other_classes") or ()
-        means = f" (there, {', '.join(other)} means background)" if other else ""
+        means = f" (not refined, so background: {', '.join(other)})" if other else ""
         yield f"Reviewed: {', '.join(counts) or 'no'} tissue cells, by {reviewed['source']}{means}."
 
 
