@@ -105,7 +105,8 @@ def main() -> None:
     patches, truth = make_patches(arguments.cells, arguments.dim)
     tasks: dict[str, Callable[[PatchSet], Any]] = {
         "logistic": fit_predict("logistic"),
-        "lc_mil (default)": fit_predict("lc_mil"),
+        "em": fit_predict("em"),
+        "lc_mil": fit_predict("lc_mil"),
         "lc_mil, one bag a step": fit_predict("lc_mil", batched=False),
         "check_labels": check_labels,
     }
