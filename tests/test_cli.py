@@ -14,6 +14,9 @@ from PIL import Image
 from shapely import box
 from shapely.geometry import mapping
 
+from recontour import Annotation, Region, read_annotation, write_annotation
+from recontour.types import Frame
+
 QUICK = ("--encoder", "colour", "--method", "logistic", "-q")
 
 
@@ -335,6 +338,19 @@ class TestWrongUse:
         answer = cli("simulate", scene.truth, "-o", out, "--mpp", 0.5, "--kind", "lazy")
         refuse(answer, 2, "lazy", "generous")
         assert not out.exists()
+
+    def test_simulate_takes_all_classes_unless_told(self, cli, tmp_path):
+        fine = tmp_path / "fine.geojson"
+        parts = [
+            Region(name, box(x, 0, x + 300, 300), name)
+            for x, name in ((0, "Tumor"), (300, "Stroma"))
+        ]
+        write_annotation(Annotation("case", tuple(parts)), fine, Frame())
+        for named, classes in (((), {"Tumor", "Stroma"}), (("--class", "Tumor"), {"Tumor"})):
+            out = tmp_path / f"coarse{len(named)}.geojson"
+            made = cli("simulate", fine, "-o", out, "--mpp", 1, "--kind", "wobbly", *named)
+            assert made.code == 0, made.err
+            assert {r.label for r in read_annotation(out).regions} == classes
 
     def test_simulate_does_not_overwrite(self, cli, scene, tmp_path):
         out = tmp_path / "x.geojson"

@@ -27,7 +27,14 @@ def simulate(
     ] = None,
     kind: Annotated[str, typer.Option("--kind", help=f"How it goes wrong: {KINDS}.")] = "published",
     seed: o.Seed = o.DEFAULT.seed,
-    classes: o.Classes = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="Class to take; may be repeated. Default: all but those left out.",
+        ),
+    ] = None,
     exclude_class: o.ExcludeClasses = None,
     mpp: o.Mpp = None,
     tissue: o.Tissue = o.DEFAULT.tissue,
