@@ -112,6 +112,25 @@ def test_three_classes_compete_in_one_model() -> None:
     assert after > 0.97
 
 
+def test_two_grades_that_look_alike_are_not_taken_for_one_another() -> None:
+    """The smaller one is not made of the errors of the larger, nor overrun by it."""
+    truth = np.where(disc(70, 8, dx=17, dy=15) > 0, np.int8(2), disc(70, 15, dx=-7, dy=-7))
+    coarse = np.roll(truth, (3, -2), (0, 1))
+    gained = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        looks = rng.normal(size=(3, 16))
+        looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+        looks[2] = looks[1] + 0.7 * looks[2]
+        features = looks[truth.ravel()] + rng.normal(size=(truth.size, 16)) / 2
+        patches = dataclasses.replace(
+            slide(truth, coarse), features=features.astype(np.float32), context=None
+        )
+        result = found(patches)
+        gained.append([f1(truth == k, result == k) - f1(truth == k, coarse == k) for k in (1, 2)])
+    assert np.mean(gained, axis=0).min() > 0.02
+
+
 def test_a_slide_without_the_class_borrows_it_from_the_cohort() -> None:
     truth = disc(50, 16)
     first = slide(truth, disc(50, 18))

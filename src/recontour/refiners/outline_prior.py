@@ -21,6 +21,11 @@ PER_OUTLINED = (0.5, 1.0)
 """...but no more than so many cells for each outlined one: on a slide with one small lesion nearly
 all of the outside is background, however much of it looks alike."""
 
+SWAPPED = 0.1
+"""Of what an outline of one class holds at most so much is of another outlined class: who draws
+both has told them apart, and two grades look alike far more than either does like background, so
+that the share that is learned would be too large. Much less, and no evidence could (`em.DOUBT`)."""
+
 BESIDE = (0.15, 0.35)
 """Right beside an outline a cell belongs to it with this chance at least and at most; in between it
 is the number of outlined cells for each other one."""
@@ -42,8 +47,8 @@ class OutlinePrior:
     """The prior of each cell of one slide, given its coarse label and where it lies.
 
     A cell with label j is of class k with the probability `sides[j, k]`, which is learned within
-    limits (`RIGHT`, `MISSED`, `PER_OUTLINED`), for two reasons. A discriminant learns some of the
-    outline's errors by heart and then finds too few; and what is far larger than the outline and
+    limits (`RIGHT`, `MISSED`, `PER_OUTLINED`, `SWAPPED`), for two reasons. A discriminant learns
+    some of the outline's errors by heart and then finds too few; and what is far larger than the outline and
     looks like it is more often a lookalike than an oversight. Close to an outline (within its own
     mean thickness) `BESIDE` holds instead where that is more.
 
@@ -144,7 +149,12 @@ class OutlinePrior:
         """(n, K) what is believed before anything is learned."""
         classes = self.near.shape[1]
         missed = 1 - COARSE_TRUST
-        sides = np.full((classes, classes), missed / max(classes - 1, 1))
+        # What is wrong is of the other classes as they are common: else a small one would begin as
+        # a mixture of the errors of all others.
+        often = 1.0 + np.bincount(self.labels[self.known], minlength=classes)
+        sides = np.tile(often, (classes, 1))
+        np.fill_diagonal(sides, 0.0)
+        sides *= missed / sides.sum(axis=1, keepdims=True)
         np.fill_diagonal(sides, COARSE_TRUST)
         closest = self.near.max(axis=1)
         least = min(self.limits[0], missed)
@@ -181,6 +191,12 @@ class OutlinePrior:
             own = float(np.clip(sides[j, j], low, high))
             sides[j] *= (1 - own) / max(1 - sides[j, j], 1e-12)
             sides[j, j] = own
+        for j in range(1, classes):
+            others = sides[j, 1:].copy()
+            others[j - 1] = 0.0
+            excess = np.maximum(others - SWAPPED, 0.0)
+            sides[j, 1:] -= excess
+            sides[j, j] += excess.sum()
         limited: Sides = np.maximum(sides, 1e-6)
         return limited
 
