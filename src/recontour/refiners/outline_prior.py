@@ -48,9 +48,9 @@ class OutlinePrior:
 
     A cell with label j is of class k with the probability `sides[j, k]`, which is learned within
     limits (`RIGHT`, `MISSED`, `PER_OUTLINED`, `SWAPPED`), for two reasons. A discriminant learns
-    some of the outline's errors by heart and then finds too few; and what is far larger than the outline and
-    looks like it is more often a lookalike than an oversight. Close to an outline (within its own
-    mean thickness) `BESIDE` holds instead where that is more.
+    some of the outline's errors by heart and then finds too few; and what is far larger than the
+    outline and looks like it is more often a lookalike than an oversight. Close to an outline
+    (within its own mean thickness) `BESIDE` holds instead where that is more.
 
     An outline with more corners than cells can hold (`FINE`; single cells are not counted, they are
     noise) was drawn with more care than features of whole cells can check: its labels gain
