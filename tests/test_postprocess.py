@@ -240,8 +240,14 @@ class TestRules:
     def test_a_recipe_speaks_of_um_and_the_rules_of_cells(self) -> None:
         grid = grid_of(np.ones((2, 2), bool))  # 64 px at 0.5 µm/px: 32 µm
         rules = rules_for(Recipe(min_area_um2=10_240, simplify_um=2, threshold=0.4), grid)
-        assert rules == Rules(0.4, 0.7, 10, 4)
-        assert rules_for(Recipe(), grid) == Rules(0.5, 0.7, 6, 3.2, by_evidence=True)
+        assert rules == Rules(0.4, 0.4, 10, 4)
+        assert rules_for(Recipe(), grid) == Rules(0.5, 0.4, 6, 3.2, by_evidence=True)
+
+    def test_a_method_says_how_much_smoothing_its_answers_need_unless_the_recipe_does(self) -> None:
+        grid = grid_of(np.ones((2, 2), bool))
+        assert rules_for(Recipe(method="logistic"), grid).sigma_cells == 0.7
+        assert rules_for(Recipe(), grid, "oracle").sigma_cells == 0.7
+        assert rules_for(Recipe(smooth_cells=1), grid).sigma_cells == 1
 
     @pytest.mark.parametrize(
         "recipe",
