@@ -21,7 +21,7 @@ PER_OUTLINED = (0.5, 1.0)
 """...but no more than so many cells for each outlined one: on a slide with one small lesion nearly
 all of the outside is background, however much of it looks alike."""
 
-SWAPPED = 0.1
+SWAPPED = 0.07
 """Of what an outline of one class holds at most so much is of another outlined class: who draws
 both has told them apart, and two grades look alike far more than either does like background, so
 that the share that is learned would be too large. Much less, and no evidence could (`em.DOUBT`)."""
