@@ -93,8 +93,11 @@ def test_an_outline_finer_than_the_cells_stays_as_it_was_drawn() -> None:
     nests = np.zeros((48, 48), np.int8)
     nests[4::6, 4::6] = nests[5::6, 4::6] = nests[4::6, 5::6] = 1  # three cells each
     tissue = disc(48, 17)  # what the features show is something else
-    result = found(slide(tissue, nests)) > 0
+    patches = slide(tissue, nests)
+    refiner = Em().fit([patches])
+    result = refiner.predict_proba(patches).argmax(axis=1).reshape(48, 48) > 0
     assert f1(nests > 0, result) > 0.95
+    assert [note for note in refiner.notes if "finer than its cells of 32 µm" in note]
 
 
 def test_scattered_wrong_labels_are_no_detail() -> None:
@@ -199,6 +202,32 @@ def test_finer_cells_of_the_same_slide_get_the_same_answer() -> None:
     fine = dataclasses.replace(fine, context=fine.features)
     probs = refiner.predict_proba(fine).argmax(axis=1).reshape(80, 80)
     assert f1(np.kron(truth, np.ones((2, 2))) > 0, probs > 0) > 0.95
+
+
+def test_a_band_of_finer_cells_knows_how_small_the_lesion_is() -> None:
+    truth = disc(80, 8)
+    patches = slide(truth, disc(80, 9), apart=0.5)
+    refiner = Em().fit([patches])
+    ring = np.flatnonzero((disc(80, 12) - disc(80, 6)).ravel())
+    outside = patches.labels[ring] == 0
+    whole = refiner.predict_proba(patches)[ring, 1][outside]
+
+    def part(name: str) -> np.ndarray:
+        grid = dataclasses.replace(
+            patches.grid, rows=patches.grid.rows[ring], cols=patches.grid.cols[ring], stride=62
+        )
+        some = dataclasses.replace(
+            patches,
+            slide_id=name,
+            grid=grid,
+            features=patches.features[ring],
+            context=patches.context[ring],
+            labels=patches.labels[ring],
+        )
+        return refiner.predict_proba(some)[outside, 1]
+
+    assert np.abs(part("slide") - whole).mean() < 0.02
+    assert np.abs(part("other") - whole).mean() > 0.05  # of a slide it does not know
 
 
 @pytest.mark.parametrize("kind", ["constant", "one patch", "few"])

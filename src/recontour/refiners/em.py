@@ -20,7 +20,7 @@ from recontour.refiners.base import (
     whole,
 )
 from recontour.refiners.discriminant import SHRINKAGE, Discriminant, Projection, softmax
-from recontour.refiners.outline_prior import Belief, OutlinePrior
+from recontour.refiners.outline_prior import Belief, Extent, OutlinePrior
 from recontour.types import PatchGrid, PatchSet
 
 VIEWS = ("all", "cell", "context", "both")
@@ -62,6 +62,8 @@ class _Fit:
     projections: tuple[Projection, ...]
     rounds: tuple[_Round, ...]
     cell_um: float
+    extents: Mapping[str, Extent]
+    common: NDArray[np.float64]
 
 
 class Em:
@@ -147,9 +149,12 @@ class Em:
         projections = tuple(Projection.of(cells, max(self.components)) for cells in tables)
         xs = [project(cells) for project, cells in zip(projections, tables, strict=True)]
         cell_um = float(np.median([patches.grid.cell_um for patches in patch_sets]))
+        labels = tables[0].labels
+        counts = np.bincount(labels[labels >= 0], minlength=len(classes)).astype(np.float64)
+        common = counts / counts.sum()
         starts = tables[0].starts
         slides = [
-            self._slide(patches, tuple(x[i:j] for x in xs), len(classes), cell_um)
+            self._slide(patches, tuple(x[i:j] for x in xs), common, cell_um)
             for patches, i, j in zip(patch_sets, starts[:-1], starts[1:], strict=True)
         ]
         groups = [tuple(range(len(views)))] + ([(0,)] if len(views) > 1 else [])
@@ -160,15 +165,17 @@ class Em:
                 found, q = self._learn(slides, group, size)
                 rounds += found
                 believed += q
-        self._fit = _Fit(classes, views, projections, tuple(rounds), cell_um)
-        self._describe(slides, believed)
+        extents = {p.slide_id: s.prior.extent for p, s in zip(patch_sets, slides, strict=True)}
+        self._fit = _Fit(classes, views, projections, tuple(rounds), cell_um, extents, common)
+        self._describe(patch_sets, slides, believed)
         return self
 
     def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
         """float32 (n, K), rows sum to 1.
 
         The slide's own coarse labels take part, as in `fit`; unlabelled cells get the prior of the
-        slide as a whole.
+        slide as a whole, and where it has no label that of all slides. Cells finer than those
+        of `fit` are taken for a part of the slide of that name: its outline is as large as it was.
         """
         fit = self._fit
         if fit is None:
@@ -179,7 +186,9 @@ class Em:
         for cells, projection in zip(tables, fit.projections, strict=True):
             check_predict(cells, fit.classes, len(projection.scale.mean))
         xs = tuple(project(cells) for project, cells in zip(fit.projections, tables, strict=True))
-        return self._posterior(self._slide(patches, xs, len(fit.classes), fit.cell_um))
+        finer = patches.grid.cell_um < 0.99 * fit.cell_um
+        extent = fit.extents.get(patches.slide_id) if finer else None
+        return self._posterior(self._slide(patches, xs, fit.common, fit.cell_um, extent))
 
     def _views(self, patch_sets: Sequence[PatchSet]) -> tuple[str, ...]:
         if self.views in ("cell", "context"):
@@ -192,10 +201,18 @@ class Em:
         self,
         patches: PatchSet,
         xs: tuple[NDArray[np.float32], ...],
-        classes: int,
+        common: NDArray[np.float64],
         cell_um: float,
+        extent: Extent | None = None,
     ) -> _Slide:
-        prior = OutlinePrior.of(patches.labels, patches.trust, patches.grid, classes, cell_um)
+        prior = OutlinePrior.of(
+            patches.labels,
+            patches.trust,
+            patches.grid,
+            len(common),
+            extent=extent,
+            common=common,
+        )
         sigma = self.smooth * cell_um / patches.grid.cell_um
         return _Slide(xs, prior, patches.grid, sigma)
 
@@ -246,7 +263,9 @@ class Em:
         total /= total.sum(axis=1, keepdims=True)
         return total.astype(np.float32)
 
-    def _describe(self, slides: Sequence[_Slide], believed: Belief) -> None:
+    def _describe(
+        self, patch_sets: Sequence[PatchSet], slides: Sequence[_Slide], believed: Belief
+    ) -> None:
         """Notes and estimates of this fit."""
         assert self._fit is not None
         classes = self._fit.classes
@@ -258,7 +277,16 @@ class Em:
         start = np.concatenate([slide.prior.start() for slide in slides])
         x = np.concatenate([slide.xs[0] for slide in slides])
         model = Discriminant.of(x, start, self.shrinkage)
-        self.notes = tuple(_alike(model.scores(x), labels, classes))
+        self.notes = (
+            *_alike(model.scores(x), labels, classes),
+            *(
+                f"the outline of {patches.slide_id} is finer than its cells of "
+                f"{patches.grid.cell_um:.0f} µm and stays about as it was drawn; a smaller "
+                "--cell-um lets it be refined"
+                for patches, slide in zip(patch_sets, slides, strict=True)
+                if slide.prior.extent.fine
+            ),
+        )
 
 
 def _scores(

@@ -43,6 +43,38 @@ Sides = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How large an outline is, and how fine; of the whole slide.
+
+    Attributes
+    ----------
+    odds : cells outlined, for each cell that is not
+    thickness_um : area outlined, over the length of its border on tissue; µm
+    detail : cell edges along that border, for each cell outlined
+    """
+
+    odds: float
+    thickness_um: float
+    detail: float
+
+    @property
+    def fine(self) -> bool:
+        """Whether the outline is finer than the cells."""
+        return self.detail > FINE
+
+    @classmethod
+    def of(cls, laid: NDArray[np.int8], drawn: NDArray[np.int8], cell_um: float) -> Extent:
+        """From labels on the lattice (-1: none), and again without what no outline drew."""
+        inside, outside = int((laid > 0).sum()), int((laid == 0).sum())
+        edges = _edges(_without_single_cells(drawn))
+        return cls(
+            odds=inside / max(outside, 1),
+            thickness_um=inside / max(edges, 1) * cell_um,
+            detail=edges / max(inside, 1),
+        )
+
+
+@dataclass(frozen=True)
 class OutlinePrior:
     """The prior of each cell of one slide, given its coarse label and where it lies.
 
@@ -63,8 +95,10 @@ class OutlinePrior:
     near : float64 (n, K), 0 to 1, closeness of background cells to the outline of each class
     shift : float64 (n,), log-odds that the own label gains by detail and trust
     blank : bool (n,), cells whose label says nothing (unlabelled, or trust 0)
+    extent : of the outline
     beside : share of the background right beside the outline that may be no background
     limits : (least, most) share of the background side that is no background
+    common : float64 (K,) how common the classes are where the slide has no label at all
     """
 
     labels: NDArray[np.intp]
@@ -72,8 +106,10 @@ class OutlinePrior:
     near: Belief
     shift: Belief
     blank: NDArray[np.bool_]
+    extent: Extent
     beside: float
     limits: tuple[float, float]
+    common: NDArray[np.float64]
 
     @cached_property
     def known(self) -> NDArray[np.intp]:
@@ -107,7 +143,9 @@ class OutlinePrior:
         trust: NDArray[np.floating] | None,
         grid: PatchGrid,
         classes: int,
-        cell_um: float,
+        *,
+        extent: Extent | None = None,
+        common: NDArray[np.float64] | None = None,
     ) -> OutlinePrior:
         """From the labels of one slide.
 
@@ -116,7 +154,8 @@ class OutlinePrior:
         labels : (n,), -1 unlabelled
         trust : (n,) in [0, 1] or None, as in `PatchSet`
         classes : K
-        cell_um : side of a cell at which detail is judged; the grid may be finer
+        extent : of the outline, where the cells are some of those it was drawn on, or finer
+        common : (K,) shares of the classes elsewhere, for slides without a label; None: even
         """
         own = np.asarray(labels).astype(np.intp)
         t = np.full(len(own), COARSE_TRUST) if trust is None else np.asarray(trust, np.float64)
@@ -125,24 +164,24 @@ class OutlinePrior:
         sure = ~blank & (t >= 1)
         laid = np.full(grid.shape, UNLABELLED, np.int8)  # may be many times the cells
         laid[grid.rows, grid.cols] = own
-        inside, outside = int((own > 0).sum()), int((own == 0).sum())
-        odds = inside / max(outside, 1)
         drawn = laid.copy()  # strokes of a review are no detail of the outline
         drawn[grid.rows[sure], grid.cols[sure]] = -1
-        edges = _edges(_without_single_cells(drawn))
+        extent = extent or Extent.of(laid, drawn, grid.cell_um)
+        odds = extent.odds
         least = min(MISSED[0], PER_OUTLINED[0] * odds)
         usual = np.clip(t, 0.01, 0.99)
         shift = np.where(blank | sure, 0.0, _logit(usual) - _logit(COARSE_TRUST))
-        detail = edges / max(inside, 1) * grid.cell_um / cell_um
-        shift += np.where(blank | sure, 0.0, FINE_GAIN * max(detail / FINE - 1, 0.0))
+        shift += np.where(blank | sure, 0.0, FINE_GAIN * max(extent.detail / FINE - 1, 0.0))
         return cls(
             labels=own,
             sure=sure,
-            near=_closeness(laid, grid, classes, inside / max(edges, 1)),
+            near=_closeness(laid, grid, classes, extent.thickness_um / grid.cell_um),
             shift=shift,
             blank=blank,
+            extent=extent,
             beside=float(np.clip(odds, *BESIDE)),
             limits=(least, max(min(MISSED[1], PER_OUTLINED[1] * odds), least)),
+            common=np.full(classes, 1 / classes) if common is None else common,
         )
 
     def start(self) -> Belief:
@@ -204,7 +243,7 @@ class OutlinePrior:
         """(n, K) the share of each cell's side; cells without a label get that of all."""
         classes = sides.shape[1]
         counts = np.bincount(self.side, minlength=classes)[:classes]
-        mean = (counts @ sides) / counts.sum() if counts.sum() else np.full(classes, 1 / classes)
+        mean = (counts @ sides) / counts.sum() if counts.sum() else self.common
         rows: Belief = np.vstack([sides, mean]).T[:, self.side].T  # class by class in memory
         return rows
 
