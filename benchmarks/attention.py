@@ -10,18 +10,15 @@ Writes `attention.json` and fills the table of the page named by `--docs`.
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import shapely
 from default_refiner import fill
 from quality import Cells, Outline
-from strokes import by_image, refine, tasks_of
+from strokes import by_image, judged, refine
 
 from recontour.attention import FEW, rank_changes
 from recontour.calibration import calibrate, decisions
@@ -128,22 +125,8 @@ def _mean(rows: Sequence[dict], figure: str, method: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tissue", type=Path, required=True, help="folder of tissue_folder.py")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--methods", default="em,lc_mil,logistic")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--docs", type=Path, help="page whose markers are filled")
-    args = parser.parse_args()
-    methods = args.methods.split(",")
     start = time.perf_counter()
-    tasks = (
-        (cells, outline, methods) for cells, outline in tasks_of(args.tissue, args.out, args.seeds)
-    )
-    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
-        rows = [row for part in pool.imap(_judge, tasks) for row in part]
-    args.out.mkdir(parents=True, exist_ok=True)
+    args, methods, rows = judged(__doc__.splitlines()[0], "em,lc_mil,logistic", _judge)
     (args.out / "attention.json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = "\n".join(table(rows, methods))
     print(lines)

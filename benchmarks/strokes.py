@@ -16,7 +16,7 @@ import multiprocessing
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,23 +189,31 @@ def draw(rows: Sequence[dict], methods: Sequence[str], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def judged(
+    title: str, methods: str, judge: Callable[[tuple[Cells, Outline, Sequence[str]]], list[dict]]
+) -> tuple[argparse.Namespace, list[str], list[dict]]:
+    """Arguments of the command, its methods, and the rows of every outline of every image."""
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--tissue", type=Path, required=True, help="folder of tissue_folder.py")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--methods", default="em,logistic")
+    parser.add_argument("--methods", default=methods)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--docs", type=Path, help="page whose markers are filled")
     args = parser.parse_args()
-    methods = args.methods.split(",")
-    start = time.perf_counter()
+    chosen = args.methods.split(",")
     tasks = (
-        (cells, outline, methods) for cells, outline in tasks_of(args.tissue, args.out, args.seeds)
+        (cells, outline, chosen) for cells, outline in tasks_of(args.tissue, args.out, args.seeds)
     )
     with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
-        rows = [row for part in pool.imap(_judge, tasks) for row in part]
+        rows = [row for part in pool.imap(judge, tasks) for row in part]
     args.out.mkdir(parents=True, exist_ok=True)
+    return args, chosen, rows
+
+
+def main() -> None:
+    start = time.perf_counter()
+    args, methods, rows = judged(__doc__.splitlines()[0], "em,logistic", _judge)
     (args.out / "strokes.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw(rows, methods, args.out / "strokes.png")
     lines = "\n".join(table(rows, methods))

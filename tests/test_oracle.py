@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from recontour.errors import RefinerError
 from recontour.refiners.base import table
-from recontour.refiners.discriminant import Discriminant, Projection, softmax
+from recontour.refiners.discriminant import Discriminant, Projection, cross_fitted, softmax
 from recontour.refiners.oracle import deal_blocks, oracle_probs
 from recontour.types import PatchGrid, PatchSet
 
@@ -202,3 +202,18 @@ def test_classes_without_any_spread_are_finitely_far_apart(shrinkage: float) -> 
     scores = Discriminant.of(x, np.eye(3)[truth], shrinkage).scores(x)
     assert np.array_equal(scores.argmax(axis=1), truth)
     assert np.abs(scores).max() < 1e15  # the next step may be in single precision
+
+
+def test_a_fold_is_scored_by_what_lies_outside_of_it() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    labels, fold = np.arange(60) % 2, np.repeat([0, 1, 2], 20)
+    labels[:5] = -1
+    scores = cross_fitted([x], labels, fold, 2)
+    rest = (fold != 1) & (labels >= 0)
+    alone = Discriminant.of(x[rest], np.eye(2)[labels[rest]]).scores(x[fold == 1])
+    np.testing.assert_array_equal(scores[fold == 1], alone)
+    # A class that lives in one fold cannot be learned without it, nor anything without cells.
+    scores = cross_fitted([x], np.where(fold == 0, 0, 1), fold, 2)
+    assert (scores[fold == 0, 0] == -np.inf).all()
+    assert np.isfinite(scores[fold != 0]).all()
+    assert (cross_fitted([x], np.where(fold == 0, 0, -1), fold, 2)[fold == 0] == -np.inf).all()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recontour.errors import RefinerError, UsageError
 from recontour.refiners.base import table
-from recontour.refiners.discriminant import Discriminant, Projection, softmax
+from recontour.refiners.discriminant import Projection, cross_fitted, softmax
 from recontour.refiners.oracle import deal_blocks
 from recontour.review import reviewed_cells
 from recontour.types import UNLABELLED, PatchSet
@@ -239,14 +239,9 @@ def _cross_fitted(
         views = _views(patches)
     except RefinerError:  # one block only, or features that are not finite
         return None
-    scores = np.zeros((len(labels), k))
-    for i in range(fold.max() + 1):
-        train, here = (usable >= 0) & (fold != i), fold == i
-        q = np.eye(k)[usable[train]]
-        if not q.any(axis=0).all():  # all of a class lies in this fold
-            return None
-        for x in views:
-            scores[here] += Discriminant.of(x[train], q).scores(x[here]) / len(views)
+    scores = cross_fitted(views, usable, fold, k)
+    if not np.isfinite(scores).all():  # all of a class lies in one fold
+        return None
     scores -= scores.mean(axis=1, keepdims=True)
     return scores
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recontour.errors import RefinerError
 from recontour.refiners.base import table
-from recontour.refiners.discriminant import Discriminant, Projection
+from recontour.refiners.discriminant import Projection, cross_fitted
 from recontour.types import BACKGROUND, Geometry, PatchSet
 
 MIN_CELLS = 200  # fewer say little about what a class looks like
@@ -180,14 +180,10 @@ def predict_blocked(
         x = Projection.of(table([thin]))(table([thin]))
     except RefinerError:  # features that are not finite
         return None
-    found = np.full(len(used), -1, np.intp)
-    for f in range(FOLDS):
-        here, q = fold == f, np.eye(k)[y[fold != f]]
-        if not q.any(axis=0).all():  # a class that lives in one fold cannot be learned without it
-            continue
-        found[here] = Discriminant.of(x[~here], q).scores(x[here]).argmax(axis=1)
-    asked = found >= 0
-    return used[asked], found[asked]
+    scores = cross_fitted([x], y, fold, k)
+    # A class that lives in one fold cannot be learned without it.
+    asked = np.isfinite(scores).all(axis=1)
+    return used[asked], scores[asked].argmax(axis=1)
 
 
 def mean_recall(labels: NDArray[Any], found: NDArray[np.intp], k: int) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,34 @@ class Discriminant:
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """float64 (n, K), −inf for a class without belief."""
         return x.astype(np.float64) @ self.weights + self.bias
+
+
+def cross_fitted(
+    xs: Sequence[NDArray[np.float32]], labels: NDArray[np.integer], fold: NDArray[np.intp], k: int
+) -> NDArray[np.float64]:
+    """Scores of each cell by discriminants that did not learn from its fold.
+
+    Parameters
+    ----------
+    xs : for each view, float32 (n, p) components; scores are averaged over the views
+    labels : (n,), 0 to K-1; -1 of cells that teach nothing but are scored
+    fold : (n,), from 0
+    k : K
+
+    Returns
+    -------
+    float64 (n, K), -inf for a class of which no cell lies outside the fold
+    """
+    scores = np.empty((len(labels), k))
+    known = labels >= 0
+    for i in range(int(fold.max()) + 1):
+        train, here = known & (fold != i), fold == i
+        if not train.any():
+            scores[here] = -np.inf
+            continue
+        q = np.eye(k)[labels[train]]
+        scores[here] = np.mean([Discriminant.of(x[train], q).scores(x[here]) for x in xs], axis=0)
+    return scores
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

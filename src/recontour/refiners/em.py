@@ -342,6 +342,3 @@ def _alike(scores: Belief, labels: NDArray[np.intp], classes: tuple[str, ...]) -
                     "hardly tell them apart, and the result will mostly follow the outline"
                 )
     return sentences
-
-
-__all__ = ["Em"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recontour.errors import RefinerError
 from recontour.refiners.base import table
-from recontour.refiners.discriminant import Discriminant, Projection, softmax
+from recontour.refiners.discriminant import Projection, cross_fitted, softmax
 from recontour.types import PatchGrid, PatchSet
 
 BLOCKS = 50  # of tissue, about: ten a fold, so that folds are alike, and blocks as large as can be
@@ -63,20 +63,13 @@ def oracle_probs(
     if len(np.unique(truth[truth >= 0])) < 2:
         raise RefinerError(f"the truth of {patches.slide_id} has one class only; no oracle for it")
     fold = deal_blocks(patches.grid, truth, classes, folds, block_cells, seed)
-    probs = np.empty((len(patches), classes), np.float32)
     views = []
     for view in ("cell", "context"):
         if view == "context" and patches.context is None:
             continue
         cells = table([dataclasses.replace(patches, trust=None)], view)
         views.append(Projection.of(cells)(cells))
-    known = truth >= 0
-    for i in range(fold.max() + 1):
-        train, test = known & (fold != i), fold == i
-        q = np.eye(classes)[truth[train]]
-        scores = [Discriminant.of(x[train], q).scores(x[test]) for x in views]
-        probs[test] = softmax(np.mean(scores, axis=0))
-    return probs
+    return softmax(cross_fitted(views, truth, fold, classes)).astype(np.float32)
 
 
 def deal_blocks(
