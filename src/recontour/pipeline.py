@@ -28,7 +28,7 @@ from recontour.summary import (
 )
 from recontour.tracing import trace_regions
 from recontour.trust import check_areas, check_labels
-from recontour.types import Annotation, Refinement, Slide
+from recontour.types import Annotation, Refinement, Refiner, Slide
 
 
 def refine_slide(
@@ -39,6 +39,7 @@ def refine_slide(
     reviewed: Annotation | str | Path | None = None,
     also: Sequence[Annotation | str | Path] = (),
     runtime: Runtime | None = None,
+    refiner: Refiner | None = None,
 ) -> Refinement:
     """Refine the coarse outline of a region on one slide.
 
@@ -52,6 +53,8 @@ def refine_slide(
     also : outlines (or their files) of the same slide by other annotators: the label of a cell is
         that of most, and it is trusted the more of them agree
     runtime : device, threads, cache, progress
+    refiner : one that `recipe.method` names and that was fitted elsewhere, on many slides say; it
+        answers as it is. None: a new one learns from this slide
 
     Returns
     -------
@@ -62,7 +65,8 @@ def refine_slide(
     RecontourError : see `recontour.errors`; the message says what to do
     """
     recipe, runtime, clock = recipe or Recipe(), runtime or Runtime(), Clock()
-    refiner = make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
+    fitted = refiner is not None
+    refiner = refiner or make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
     with clock("prepare"):
         work = prepare(slide, coarse, recipe, runtime, reviewed=reviewed, also=also)
         rules = rules_for(recipe, work.grid)
@@ -80,7 +84,8 @@ def refine_slide(
         runtime.progress("fit", 0, 1)
         if hasattr(refiner, "progress"):
             refiner.progress = runtime.progress
-        probs = hold_probs(patches, refiner.fit([patches]).predict_proba(patches))
+        refiner = refiner if fitted else refiner.fit([patches])
+        probs = hold_probs(patches, refiner.predict_proba(patches))
         trust = check_labels(patches, seed=recipe.seed)
         runtime.progress("fit", 1, 1)
     with clock("trace"):
