@@ -15,7 +15,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 LAYERS: list[set[str]] = [
     {"types", "recipe", "errors"},
     {"registry", "geometry", "files", "clock", "devices", "presets", "published_labels", "vgg"},
-    {"slides", "annotations", "encoders", "refiners", "metrics", "tissue", "grid", "cache"},
+    {
+        "slides",
+        "annotations",
+        "encoders",
+        "refiners",
+        "metrics",
+        "executors",
+        "tissue",
+        "grid",
+        "cache",
+    },
     {
         "embedding",
         "tracing",
@@ -56,7 +66,7 @@ LAYERS: list[set[str]] = [
         "experiments",
     },
     {"reports"},
-    {"claim", "runs", "demo"},
+    {"claim", "runs", "cohort", "demo"},
     {"cli"},
 ]
 # The plug points, and what they share a layer with, never know one another.

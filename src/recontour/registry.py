@@ -3,7 +3,7 @@
 A name maps to "module:object", imported when it is first used, so that `import recontour` stays
 fast and a missing optional dependency becomes one clear sentence. Third parties add theirs through
 the entry points `recontour.readers`, `recontour.encoders`, `recontour.refiners`,
-`recontour.formats` and `recontour.datasets`.
+`recontour.formats`, `recontour.datasets` and `recontour.executors`.
 """
 
 from __future__ import annotations
@@ -56,11 +56,16 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "paip2020": Entry("recontour.datasets.paip:Paip2020"),
         "folder": Entry("recontour.datasets.folder:Folder"),
     },
+    "executor": {
+        "serial": Entry("recontour.executors.serial:Serial"),
+        "threads": Entry("recontour.executors.threads:Threads"),
+        "dask": Entry("recontour.executors.dask:Dask", "dask"),
+    },
 }
 
 
 def names(kind: str) -> list[str]:
-    """Every registered name of a `kind` (reader, encoder, refiner, format, dataset), sorted."""
+    """Every registered name of a `kind` (reader, encoder, refiner, …), sorted."""
     return sorted({*BUILTIN[kind], *(p.name for p in entry_points(group=f"recontour.{kind}s"))})
 
 
