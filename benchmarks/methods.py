@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from refine import NaiveModel, make_patches
+from timing import interleaved
 
 from recontour import registry
 from recontour.refiners import make_refiner
@@ -55,20 +55,17 @@ def standard(cells: int, dim: int) -> tuple[Cells, ZScore, np.ndarray]:
 def in_turn(
     tasks: dict[str, Callable[[], Any]], rounds: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Median seconds and CPU-seconds of each task, and what each answered last."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    cpu: dict[str, list[float]] = {name: [] for name in tasks}
+    """Median s and CPU-s of interleaved rounds of each task, and its last answer."""
     answers: dict[str, Any] = {}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            wall, used = time.perf_counter(), time.process_time()
-            answers[name] = task()
-            seconds[name].append(time.perf_counter() - wall)
-            cpu[name].append(time.process_time() - used)
-    median = statistics.median
-    return {name: {"s": median(seconds[name]), "cpu_s": median(cpu[name])} for name in tasks}, {
-        **answers
-    }
+
+    def keep(name: str) -> Callable[[], None]:
+        def run() -> None:
+            answers[name] = tasks[name]()
+
+        return run
+
+    found = interleaved({name: keep(name) for name in tasks}, rounds, warm_up=False)
+    return {name: {"s": t.median, "cpu_s": t.cpu_median} for name, t in found.items()}, answers
 
 
 def matrix_product(x: np.ndarray) -> None:

@@ -16,18 +16,17 @@ run takes the step. CPU-seconds hold on a busy machine, seconds do not.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from timing import Timing, interleaved
 from torch import Tensor, nn
 
 from recontour.cache import Shards
@@ -115,28 +114,44 @@ class OriginalLoop:
             self.model(self.images(np.array([i])))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=10_000)
-    parser.add_argument("--bags", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=3, help="of each part in a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--weights", default="random:0", help="random:SEED[:NARROW] or a file")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+PARTS = {
+    "original": ("original, a bag", "original, a patch"),
+    "first run": ("ours, a bag", "ours, convolutions, a patch", "ours, a patch"),
+    "rerun": ("ours, a bag", "ours, a patch from the cache", "ours, a patch"),
+}
+"""What a run consists of: one part for each bag, the others for each patch."""
+
+
+class Measured(NamedTuple):
+    """What one bag or patch of each part takes, (s, CPU-s)."""
+
+    timings: dict[str, Timing]
+
+    def minutes(self, run: str, cells: int, bags: int) -> tuple[float, float]:
+        """(minutes, CPU-minutes) of a whole run."""
+        per_bag, *per_patch = PARTS[run]
+        totals = [
+            bags * of(self.timings[per_bag])
+            + cells * sum(of(self.timings[part]) for part in per_patch)
+            for of in (lambda t: t.median, lambda t: t.cpu_median)
+        ]
+        return totals[0] / 60, totals[1] / 60
+
+
+def measure(
+    steps: int, rounds: int, weights_name: str = "random:0", threads: int | None = None
+) -> Measured:
+    """Time `steps` steps of each part, in interleaved rounds."""
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 256, (32, 256, 256, 3), np.uint8)
-    weights = load_vgg16(arguments.weights)
-    encoder = Vgg16(device="cpu", threads=arguments.threads, weights=arguments.weights)
+    weights = load_vgg16(weights_name)
+    encoder = Vgg16(device="cpu", threads=threads, weights=weights_name)
     original = OriginalLoop(weights, patches)
     ours = BagModel(rng, weights, 64, 2, AdamSettings(5e-5, 1e-4), torch.device("cpu"))
     resized = np.stack([np.asarray(Image.fromarray(p).resize((224, 224))) for p in patches])
     features = torch.from_numpy(np.resize(encoder(resized[:16]), (ROWS, encoder.dim)))
     shard = {"cell": np.resize(features.numpy(), (SHARD, encoder.dim)).astype(np.float16)}
     shape = {"cell": shard["cell"].shape}
-    steps = arguments.steps
     # As bags are drawn: Binomial(20, 1/2) patches, the same for both.
     bags = [rng.integers(0, len(patches), max(rng.binomial(20, 0.5), 1)) for _ in range(steps)]
     answer = ours.answer(torch.float32, None)
@@ -163,37 +178,44 @@ def main() -> int:
             "ours, a bag": (our_bags, steps),
             "ours, a patch": (lambda: answer(features), ROWS),
         }
-        seconds, cpu = defaultdict(list), defaultdict(list)
-        for i in range(arguments.rounds + 1):  # the first warms up
-            for name, (function, count) in parts.items():
-                wall, used = time.perf_counter(), time.process_time()
-                function()
-                if i:
-                    seconds[name].append((time.perf_counter() - wall) / count)
-                    cpu[name].append((time.process_time() - used) / count)
+        found = interleaved({name: run for name, (run, _) in parts.items()}, rounds)
+    return Measured(
+        {
+            name: Timing(
+                tuple(s / parts[name][1] for s in timing.seconds),
+                tuple(s / parts[name][1] for s in timing.cpu),
+            )
+            for name, timing in found.items()
+        }
+    )
 
-    wall_of = {name: statistics.median(values) for name, values in seconds.items()}
-    cpu_of = {name: statistics.median(values) for name, values in cpu.items()}
-    print(f"{torch.get_num_threads()} threads, encoder {encoder.precision}, {arguments.weights}")
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--bags", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=3, help="of each part in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--weights", default="random:0", help="random:SEED[:NARROW] or a file")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    found = measure(arguments.steps, arguments.rounds, arguments.weights, arguments.threads)
+    print(f"{torch.get_num_threads()} threads, {arguments.weights}")
     print(f"{'measured':32}{'s':>10}{'CPU-s':>10}")
-    for name in parts:
-        print(f"{name:32}{wall_of[name]:10.4f}{cpu_of[name]:10.4f}")
-
-    def total(of: dict[str, float], per_bag: str, *per_patch: str) -> float:
-        return arguments.bags * of[per_bag] + arguments.cells * sum(of[p] for p in per_patch)
-
-    runs = {
-        "original": ("original, a bag", "original, a patch"),
-        "first run": ("ours, a bag", "ours, convolutions, a patch", "ours, a patch"),
-        "rerun": ("ours, a bag", "ours, a patch from the cache", "ours, a patch"),
-    }
+    for name, timing in found.timings.items():
+        print(f"{name:32}{timing.median:10.4f}{timing.cpu_median:10.4f}")
     print(f"\nextrapolated to {arguments.bags:,} bags and {arguments.cells:,} patches")
     print(f"{'':12}{'min':>10}{'CPU-min':>10}{'ratio':>8}{'CPU':>8}{'target':>8}")
-    for name, parts_of in runs.items():
-        minutes, used = (total(of, *parts_of) / 60 for of in (wall_of, cpu_of))
-        ratios = [total(of, *runs["original"]) / total(of, *parts_of) for of in (wall_of, cpu_of)]
+    original = found.minutes("original", arguments.cells, arguments.bags)
+    for name in PARTS:
+        minutes, used = found.minutes(name, arguments.cells, arguments.bags)
         target = f"{TARGETS[name]:g}" if name in TARGETS else ""
-        print(f"{name:12}{minutes:10.1f}{used:10.1f}{ratios[0]:8.1f}{ratios[1]:8.1f}{target:>8}")
+        print(
+            f"{name:12}{minutes:10.1f}{used:10.1f}"
+            f"{original[0] / minutes:8.1f}{original[1] / used:8.1f}{target:>8}"
+        )
     return 0
 
 
