@@ -14,7 +14,10 @@
     ├── EncoderError                the encoder cannot be loaded or fails
     ├── RefinerError                the refiner cannot learn from what it was given
     ├── InvalidOutlineError         the outline looks wrong as a whole, and --strict was given
-    └── OutputError                 a file cannot be written (disk full, no permission)
+    ├── LaneError                   the process working on a slide of a cohort died or hung
+    ├── OutputError                 a file cannot be written (disk full, no permission)
+    ├── StorageError                a remote file cannot be fetched
+    └── ClusterError                the Dask cluster cannot be used, or was lost
 
 Messages name the thing, the value and the way out.
 """
@@ -88,5 +91,17 @@ class InvalidOutlineError(RecontourError):
     """The coarse outline looks wrong as a whole; the message has the reasons."""
 
 
+class LaneError(RecontourError):
+    """The process working on a slide of a cohort died, hung or took too long."""
+
+
 class OutputError(RecontourError):
     """An output file cannot be written."""
+
+
+class StorageError(RecontourError):
+    """A remote file cannot be fetched."""
+
+
+class ClusterError(RecontourError):
+    """The Dask cluster cannot be reached or used, or was lost on the way."""

@@ -1,0 +1,74 @@
+"""What a lane does for a task: one function for each kind.
+
+A job is `job(task, work, runtime) -> facts`: it writes its files into the folder `work`, which is
+put in the place of `task["target"]` when it is done, and returns a few figures of JSON types.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from recontour.cohort.rows import Row
+from recontour.errors import UnknownNameError
+from recontour.recipe import Progress, Recipe, Runtime, no_progress
+
+Job = Callable[[dict[str, Any], Path, Runtime], dict[str, Any]]
+
+JOBS = {
+    "refine": "recontour.cohort.jobs:refine",
+}
+"""Kind -> "module:function"."""
+
+
+def job_of(kind: str) -> Job:
+    """Import the job of a kind.
+
+    Raises
+    ------
+    UnknownNameError : no such kind
+    """
+    if kind not in JOBS:
+        raise UnknownNameError.of("kind of task", kind, JOBS)
+    module, _, name = JOBS[kind].partition(":")
+    return cast(Job, getattr(importlib.import_module(module), name))
+
+
+def recipe_of(task: Mapping[str, Any]) -> Recipe:
+    """The settings of the slide of a task: its own, for the rest those of the cohort."""
+    data: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in task["recipe"].items()
+    }
+    return Row.from_dict(task["row"]).recipe_of(Recipe(**data))
+
+
+def runtime_of(task: Mapping[str, Any], progress: Progress = no_progress) -> Runtime:
+    """How the task is carried out."""
+    data = task["runtime"]
+    cache = data.get("cache_dir")
+    return Runtime(
+        device=data.get("device", "auto"),
+        threads=data.get("threads"),
+        cache_dir=None if cache is None else Path(cache),
+        progress=progress,
+    )
+
+
+def refine(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]:
+    """Refine one slide, as `recontour refine` does; `work` gets the same files."""
+    from recontour.runs import refine_to_folder
+
+    row = Row.from_dict(task["row"])
+    summary = refine_to_folder(
+        row.slide,
+        row.coarse,
+        work,
+        recipe_of(task),
+        runtime,
+        reviewed=row.reviewed,
+        also=row.also,
+        strict=bool(task.get("strict")),
+    ).summary
+    return {"cells": summary["grid"]["n_cells"], "warnings": len(summary["warnings"])}
