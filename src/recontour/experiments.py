@@ -110,7 +110,7 @@ def evaluate_heatmap_files(
     heatmap = read_heatmap(prediction, STRIDE_PX if stride_px is None else stride_px)
     frame, mpp = Frame(mpp=recipe.mpp, entry=recipe.entry), recipe.mpp
     if slide is not None:
-        with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+        with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
             frame, mpp = frame_of(opened, recipe.origin, recipe.entry), opened.mpp
             _check_size(heatmap, opened.size)
     read, masks = {}, []
@@ -212,7 +212,7 @@ class _Scene:
 
 def _open(slide: Path | None, recipe: Recipe) -> _Scene:
     if slide is not None:
-        with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+        with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
             frame = frame_of(opened, recipe.origin, recipe.entry)
             return _Scene(opened.size, opened.mpp, frame, tissue_of(opened, recipe))
     frame = Frame(mpp=recipe.mpp, entry=recipe.entry)

@@ -51,7 +51,7 @@ def plan(
     """
     runtime = runtime or Runtime()
     refiner = make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
-    with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+    with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
         work = prepare(opened, coarse, recipe, runtime, reviewed=reviewed, also=also)
         rules_for(recipe, work.grid)
         cost = estimate(work.lattice, work.encoder)
@@ -108,7 +108,7 @@ def embed_slide(
 ) -> tuple[PatchGrid, Features, GridChoice]:
     """Embed all tissue of a slide into the cache, with the cells that `refine` would choose."""
     runtime = runtime or Runtime()
-    with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+    with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
         _, encoder, choice, grid = lay_out(opened, recipe, runtime)
         features = embed_patches(
             opened,

@@ -143,7 +143,7 @@ def prepare(
     check_target(recipe.error_target)
     if recipe.band not in BANDS:
         raise UsageError(f"--band {recipe.band} must be 1 (off), 2 or 4")
-    slide = slide if isinstance(slide, Slide) else open_slide(slide, mpp=recipe.mpp)
+    slide = slide if isinstance(slide, Slide) else open_slide(slide, recipe.mpp, recipe.reader)
     if not isinstance(coarse, Annotation):
         coarse = read_annotation(coarse, frame_of(slide, recipe.origin, recipe.entry))
     selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)

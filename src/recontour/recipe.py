@@ -36,6 +36,8 @@ class Recipe:
     """Classes (shell patterns, any case) whose regions take no part."""
     mpp: float | None = None
     """µm/px of level 0, where the file does not say (or lies)."""
+    reader: str | None = None
+    """Name of the slide reader; None: the fastest that reads the file."""
     mpp_embed: float | None = None
     cell_um: float | None = None
     patch_um: float | None = None

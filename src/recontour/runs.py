@@ -84,7 +84,7 @@ def refine_to_folder(
     recipe, runtime = recipe or Recipe(), runtime or Runtime()
     if not coarse_path.is_file():
         raise MissingFileError(f"no such file: {coarse_path}")
-    with contextlib.closing(open_slide(slide_path, mpp=recipe.mpp)) as opened:
+    with contextlib.closing(open_slide(slide_path, recipe.mpp, recipe.reader)) as opened:
         identity = _identity(opened, coarse_path, recipe, reviewed, also)
         claim = Claim(out, identity["key"], OUTPUTS, overwrite=overwrite)
         with claim as state:

@@ -7,6 +7,7 @@ Points are (x, y); arrays that are images are [row, col]. n patches, d features,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -259,6 +260,29 @@ class Slide(Protocol):
 
     def close(self) -> None:
         """Release the file."""
+        ...
+
+
+@runtime_checkable
+class PlanningSlide(Slide, Protocol):
+    """A slide reader that reads faster when it knows what it will be asked for.
+
+    Attributes
+    ----------
+    threads : how many threads the reader may start to fill one large region
+    """
+
+    threads: int
+
+    def plan_reads(
+        self, regions: Sequence[tuple[float, float, tuple[int, int], float]]
+    ) -> AbstractContextManager[None]:
+        """Expect `read_region(x, y, size, mpp)` of each of `regions`, in about this order.
+
+        Within the context each stored tile is decoded once and kept until the last of the regions
+        that need it was read, as far as memory allows. Other regions may be read all the same, and
+        planned ones left out.
+        """
         ...
 
 

@@ -133,7 +133,8 @@ def open_case(case: Case, plan: Plan) -> Iterator[Opened]:
     RecontourError : a file cannot be read
     """
     recipe = plan.recipe
-    slide = open_slide(case.slide, mpp=recipe.mpp if recipe.mpp is not None else case.mpp)
+    mpp = recipe.mpp if recipe.mpp is not None else case.mpp
+    slide = open_slide(case.slide, mpp, recipe.reader)
     with contextlib.closing(slide):
         frame = frame_of(slide, recipe.origin, case.fine.entry)
         fine = read_annotation(case.fine.path, frame)

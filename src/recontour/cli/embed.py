@@ -25,6 +25,7 @@ def embed(
     preset: o.PresetName = None,
     encoder: o.EncoderName = o.DEFAULT.encoder,
     mpp: o.Mpp = None,
+    reader: o.Reader = "auto",
     mpp_embed: o.MppEmbed = None,
     cell_um: o.CellUm = None,
     patch_um: o.PatchUm = None,
@@ -49,6 +50,7 @@ def embed(
     recipe = Recipe(
         encoder=encoder,
         mpp=mpp,
+        reader=o.reader_named(reader),
         mpp_embed=mpp_embed,
         cell_um=cell_um,
         patch_um=patch_um,

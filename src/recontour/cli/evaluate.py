@@ -42,6 +42,7 @@ def evaluate(
         ),
     ] = None,
     mpp: o.Mpp = None,
+    reader: o.Reader = "auto",
     cell_um: o.CellUm = None,
     cell_px: Annotated[
         int | None,
@@ -79,6 +80,7 @@ def evaluate(
         classes=tuple(classes or ()),
         exclude_classes=o.excluded(exclude_class),
         mpp=mpp,
+        reader=o.reader_named(reader),
         cell_um=cell_um,
         label_rule=label_rule,
         tissue=tissue,

@@ -9,7 +9,7 @@ from recontour.cli import options as o
 def info(
     slide: o.SlidePath,
     mpp: o.Mpp = None,
-    reader: o.Reader = None,
+    reader: o.Reader = "auto",
     format: o.OutputFormat = o.Format.table,
 ) -> None:
     """Show a slide's size, pixel size and where it came from, levels and bounds."""
@@ -21,11 +21,11 @@ def info(
 
     unknown = ""
     try:
-        opened = open_slide(slide, mpp=mpp, reader=reader)
+        opened = open_slide(slide, mpp=mpp, reader=o.reader_named(reader))
     except MissingMppError as error:
         # The command to find out about a slide must open the one that cannot be refined yet.
         unknown = str(error)
-        opened = open_slide(slide, mpp=1.0, reader=reader)
+        opened = open_slide(slide, mpp=1.0, reader=o.reader_named(reader))
     with contextlib.closing(opened):
         found = describe_slide(opened)
     if unknown:

@@ -102,8 +102,13 @@ Entry: TypeAlias = Annotated[
     ),
 ]
 Reader: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--reader", help="Slide reader: openslide or image.", rich_help_panel=READING),
+    str,
+    typer.Option(
+        "--reader",
+        metavar="auto|NAME",
+        help="Slide reader: jpeg_tiff, openslide, image; auto: the fastest that reads the file.",
+        rich_help_panel=READING,
+    ),
 ]
 MppEmbed: TypeAlias = Annotated[
     float | None,
@@ -284,6 +289,11 @@ Verbose: TypeAlias = Annotated[
 OutputFormat: TypeAlias = Annotated[
     Format, typer.Option("--format", help="How the result is printed.")
 ]
+
+
+def reader_named(given: str) -> str | None:
+    """The reader of a recipe: None for `auto`."""
+    return None if given == "auto" else given
 
 
 def excluded(given: list[str] | None) -> tuple[str, ...]:

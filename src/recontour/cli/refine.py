@@ -40,6 +40,7 @@ def refine(
     classes: o.Classes = None,
     exclude_class: o.ExcludeClasses = None,
     mpp: o.Mpp = None,
+    reader: o.Reader = "auto",
     mpp_embed: o.MppEmbed = None,
     cell_um: o.CellUm = None,
     patch_um: o.PatchUm = None,
@@ -134,6 +135,7 @@ def refine(
         if exclude_class is None
         else tuple(exclude_class),
         mpp=mpp,
+        reader=o.reader_named(reader),
         mpp_embed=mpp_embed,
         cell_um=cell_um,
         patch_um=patch_um,

@@ -23,6 +23,7 @@ KEPT = ".recontour-tune.json"
 SLIDE_OPTIONS = (
     "encoder",
     "mpp",
+    "reader",
     "mpp_embed",
     "cell_um",
     "cell_px",
@@ -100,6 +101,7 @@ def tune(
     classes: o.Classes = None,
     exclude_class: o.ExcludeClasses = None,
     mpp: o.Mpp = None,
+    reader: o.Reader = "auto",
     mpp_embed: o.MppEmbed = None,
     cell_um: o.CellUm = None,
     cell_px: o.CellPx = None,
@@ -137,6 +139,7 @@ def tune(
         classes=tuple(classes or ()),
         exclude_classes=o.excluded(exclude_class),
         mpp=mpp,
+        reader=o.reader_named(reader),
         mpp_embed=mpp_embed,
         cell_um=cell_um,
         cell_px=cell_px,

@@ -36,7 +36,7 @@ def tune_slide(
     """
     plan, recipe, runtime = plan or Plan(), recipe or Recipe(), runtime or Runtime()
     check_plan(plan)
-    with contextlib.closing(open_slide(slide, mpp=recipe.mpp)) as opened:
+    with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
         work = prepare(opened, coarse, recipe, runtime)
         features = embed_patches(
             opened,
