@@ -25,6 +25,7 @@ from recontour.refiners.base import (
     whole,
 )
 from recontour.refiners.head import ROWS, Head, over_all, predict, standard_rows, train_on_labels
+from recontour.refiners.keeping import Learned, scale_arrays, scale_of
 from recontour.refiners.neighbours import nearest
 from recontour.refiners.same_cells import cell_keys, find_keys
 from recontour.types import PatchSet
@@ -182,6 +183,36 @@ class DeepKnn:
             winners: NDArray[np.float32] = np.eye(k, dtype=np.float32)[shares.argmax(axis=1)]
             return winners
         return shares
+
+    def learned(self) -> Learned:
+        """What the last fit found, the cells that vote included."""
+        if self._fit is None:
+            raise not_fitted("deep_knn")
+        fit = self._fit
+        arrays = {
+            **scale_arrays(fit.scale),
+            "head": fit.head.parameters.numpy(),
+            "references": fit.references,
+            "labels": fit.labels,
+            "trust": fit.trust,
+            "keys": fit.keys,
+        }
+        return Learned(arrays, {"classes": list(fit.classes)})
+
+    def recall(self, learned: Learned) -> None:
+        """Go on from what was kept."""
+        classes, arrays = tuple(learned.facts["classes"]), learned.arrays
+        scale = scale_of(arrays)
+        self.notes = ()
+        self._fit = _Fit(
+            classes=classes,
+            scale=scale,
+            head=Head.of(arrays["head"], len(scale.mean), self.hidden, len(classes)),
+            references=arrays["references"],
+            labels=arrays["labels"],
+            trust=arrays["trust"],
+            keys=arrays["keys"],
+        )
 
     def _queries(
         self, cells: Cells, keys: NDArray[np.uint64], fit: _Fit

@@ -48,6 +48,13 @@ class Head:
             start = rng.uniform(-bound, bound, tuple(weight.shape)).astype(np.float32)
             weight.copy_(torch.from_numpy(start))
 
+    @classmethod
+    def of(cls, weights: NDArray[np.float32], dim: int, hidden: int, classes: int) -> Head:
+        """With given `parameters`, float32 (number of weights,)."""
+        head = cls(np.random.default_rng(0), dim, hidden, classes)
+        head.parameters.copy_(torch.from_numpy(weights))
+        return head
+
     def hidden(self, x: Tensor) -> Tensor:
         """(m, d) -> (m, hidden), the penultimate activations."""
         return torch.addmm(self._weights[1], x, self._weights[0]).relu_()

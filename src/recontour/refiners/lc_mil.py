@@ -23,6 +23,7 @@ from recontour.refiners.base import (
     table,
     whole,
 )
+from recontour.refiners.keeping import Learned, scale_arrays, scale_of
 from recontour.types import PatchSet
 
 # What `batched=True` means. A fifth of the time of one bag a step, and on three regions of real
@@ -144,12 +145,32 @@ class LcMil:
                 probs[rows] = (mean / mean.sum(-1, keepdim=True)).numpy()
         return probs
 
+    def learned(self) -> Learned:
+        """What the last fit found: `models` is float32 (n_seeds, number of weights)."""
+        if self._fit is None:
+            raise not_fitted("lc_mil")
+        classes, scale, models = self._fit
+        weights = np.stack([model.parameters.numpy() for model in models])
+        return Learned({**scale_arrays(scale), "models": weights}, {"classes": list(classes)})
+
+    def recall(self, learned: Learned) -> None:
+        """Go on from what was kept."""
+        classes = tuple(learned.facts["classes"])
+        scale = scale_of(learned.arrays)
+        models = []
+        for weights in learned.arrays["models"]:
+            model = self._model(np.random.default_rng(0), len(scale.mean), len(classes))
+            model.parameters.copy_(torch.from_numpy(weights))
+            models.append(model)
+        self._fit = (classes, scale, tuple(models))
+
+    def _model(self, rng: np.random.Generator, dim: int, classes: int) -> AttentionMil:
+        return AttentionMil(rng, dim, self.hidden, self.attention, classes, self.focal_gamma)
+
     def train(self, cells: Cells, scale: ZScore, i: int) -> AttentionMil:
         """Model `i` of the ensemble; depends on the seed and on `i`, not on how many there are."""
         rng = np.random.default_rng([self.seed, i])
-        model = AttentionMil(
-            rng, cells.dim, self.hidden, self.attention, len(cells.classes), self.focal_gamma
-        )
+        model = self._model(rng, cells.dim, len(cells.classes))
         optimizer = torch.optim.Adam(
             [model.parameters],
             lr=self.lr * self.bags_a_step**0.5,

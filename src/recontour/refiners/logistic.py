@@ -21,6 +21,7 @@ from recontour.refiners.base import (
     table,
     whole,
 )
+from recontour.refiners.keeping import Learned, scale_arrays, scale_of
 from recontour.types import PatchSet
 
 WIDE = 4096  # features; beyond, their products among one another are too many to solve for
@@ -85,6 +86,18 @@ class Logistic:
         for rows, x in cells.chunks():
             probs[rows] = _softmax(scale(x) @ weights[:-1] + weights[-1])
         return probs
+
+    def learned(self) -> Learned:
+        """What the last fit found, to be kept."""
+        if self._fit is None:
+            raise not_fitted("logistic")
+        classes, scale, weights = self._fit
+        return Learned({**scale_arrays(scale), "weights": weights}, {"classes": list(classes)})
+
+    def recall(self, learned: Learned) -> None:
+        """Go on from what was kept."""
+        scale = scale_of(learned.arrays)
+        self._fit = (tuple(learned.facts["classes"]), scale, learned.arrays["weights"])
 
     def _solve(
         self,

@@ -21,6 +21,7 @@ from recontour.refiners.base import (
     whole,
 )
 from recontour.refiners.head import Head, predict, standard_rows
+from recontour.refiners.keeping import Learned, scale_arrays, scale_of
 from recontour.types import PatchSet
 
 LABEL_START = 10.0  # the logit of the given class at the start, that of the others being 0
@@ -153,6 +154,22 @@ class Pencil:
         cells = table([patches], self.views)
         check_predict(cells, classes, len(scale.mean))
         return predict(cells, scale, head, len(classes))
+
+    def learned(self) -> Learned:
+        """What the last fit found, but for `labels_`: the classifier answers."""
+        if self._fit is None:
+            raise not_fitted("pencil")
+        classes, scale, head = self._fit
+        return Learned(
+            {**scale_arrays(scale), "head": head.parameters.numpy()}, {"classes": list(classes)}
+        )
+
+    def recall(self, learned: Learned) -> None:
+        """Go on from what was kept."""
+        classes = tuple(learned.facts["classes"])
+        scale = scale_of(learned.arrays)
+        head = Head.of(learned.arrays["head"], len(scale.mean), self.hidden, len(classes))
+        self._fit = (classes, scale, head)
 
     def _train(
         self, x: Tensor, given: NDArray[np.int8], trust: Tensor, classes: int

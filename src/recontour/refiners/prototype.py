@@ -32,6 +32,7 @@ from recontour.refiners.cell_training import (
     predict,
     train,
 )
+from recontour.refiners.keeping import Learned, scale_arrays, scale_of
 from recontour.refiners.kmeans import STARTS
 from recontour.refiners.known_cells import POOLED, Known, with_every_class
 from recontour.refiners.prototypes import cosines, directions, global_prototypes, local_prototypes
@@ -291,6 +292,40 @@ class Prototype:
                 probs[rows] = models[name].predict(normal).numpy()
         return probs
 
+    def learned(self) -> Learned:
+        """What the last fit found: the classifier, or that of each slide (`per_slide`)."""
+        if self._fit is None:
+            raise not_fitted("prototype")
+        classes, scale, models = self._fit
+        weights = np.stack([model.parameters.numpy() for model in models.values()])
+        return Learned(
+            {**scale_arrays(scale), "models": weights},
+            {"classes": list(classes), "slides": list(models)},
+        )
+
+    def recall(self, learned: Learned) -> None:
+        """Go on from what was kept."""
+        classes = tuple(learned.facts["classes"])
+        scale = scale_of(learned.arrays)
+        models = {}
+        for name, weights in zip(learned.facts["slides"], learned.arrays["models"], strict=True):
+            model = self._model(np.random.default_rng(0), len(scale.mean), len(classes))
+            model.parameters.copy_(torch.from_numpy(weights))
+            models[name] = model
+        self.notes = ()
+        self._fit = (classes, scale, models)
+
+    def _model(self, rng: np.random.Generator, dim: int, classes: int) -> CellClassifier:
+        return CellClassifier(
+            rng,
+            dim,
+            self.hidden,
+            classes,
+            dropout=self.dropout,
+            gamma=self.focal_gamma,
+            alpha=self.focal_alpha,
+        )
+
     def pseudo_labels(
         self, cells: Cells, known: Known, scale: ZScore, notes: list[str]
     ) -> NDArray[np.int8]:
@@ -352,15 +387,7 @@ class Prototype:
         # A slide's model must not depend on which other slides there are.
         rng = np.random.default_rng([self.seed, 3, *name.encode()])
         k = len(cells.classes)
-        model = CellClassifier(
-            rng,
-            cells.dim,
-            self.hidden,
-            k,
-            dropout=self.dropout,
-            gamma=self.focal_gamma,
-            alpha=self.focal_alpha,
-        )
+        model = self._model(rng, cells.dim, k)
         inputs = Inputs(cells, known.index, scale)
         blocks = (
             draw_balanced(
