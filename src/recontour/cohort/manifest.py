@@ -15,7 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recontour.cohort.checking import check_manifest as check_manifest
 from recontour.cohort.columns import SETTINGS, Columns, find_columns, number, setting, several
+from recontour.cohort.keys import row_key as row_key
 from recontour.cohort.names import check_ids
 from recontour.cohort.pairing import CoarseFolder, stem_of
 from recontour.cohort.rows import Manifest as Manifest

@@ -63,6 +63,9 @@ class Row:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.settings.items()
         }
+        for px, um in (("cell_px", "cell_um"), ("patch_px", "patch_um")):
+            if (px in own) != (um in own):  # its own side goes before the cohort's, in either unit
+                own |= {um if px in own else px: None}
         if self.classes:
             own["classes"] = self.classes
         if self.mpp is not None:
@@ -72,13 +75,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a row: its line, its id (as far as known), and a sentence."""
+    """What is wrong with a row: its line, its id (as far as known), and a sentence.
+
+    Line 0: with the settings of all.
+    """
 
     line: int
     id: str
     what: str
 
     def __str__(self) -> str:
+        if not self.line:
+            return f"all slides: {self.what}"
         named = f" ({self.id})" if self.id else ""
         return f"line {self.line}{named}: {self.what}"
 
