@@ -27,6 +27,20 @@ def chance_wrong(probs: NDArray[np.floating], labels: NDArray[np.integer]) -> ND
     return np.where(labels < 0, 0.0, np.clip(1.0 - right, 0.0, 1.0))
 
 
+def confidence_counts(
+    probs: NDArray[np.floating], labels: NDArray[np.integer], bins: int = 20
+) -> list[int]:
+    """Cells by the chance that their label is right, in equal bins over [0, 1].
+
+    Parameters
+    ----------
+    probs : (n, K), calibrated
+    labels : (n,) in 0..K - 1
+    """
+    counts, _ = np.histogram(1.0 - chance_wrong(probs, labels), bins=bins, range=(0.0, 1.0))
+    return [int(count) for count in counts]
+
+
 def expected_errors(
     probs: NDArray[np.floating],
     labels: NDArray[np.integer],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recontour.calibration import calibrate, sure_cells
 from recontour.changes import find_changes, uncertain_cells
 from recontour.embedding import Features
+from recontour.expected import confidence_counts
 from recontour.grid import label_patches
 from recontour.objects import make_objects
 from recontour.postprocess import Rules
@@ -113,16 +114,15 @@ def state_facts(
             "changed_share": changed / len(work.grid),
             "uncertain": int(np.count_nonzero(confidence.uncertain)),
         },
-        "confidence": dict(confidence.facts),
+        "confidence": {
+            **confidence.facts,
+            "cells_by_confidence": confidence_counts(confidence.probs, refined),
+        },
         "given": dict(work.given.facts),
         "noise": noise_found(patches, probs),
         "trust": dict(trust),
         "encoder": work.encoder.identifier,
-        "embedding": {
-            "cells_from_cache": features.from_cache,
-            "seconds_read": features.seconds_read,
-            "seconds_embed": features.seconds_embed,
-        },
+        "embedding": features.effort.facts(),
         "postprocessing": {
             "threshold": rules.threshold,
             "sigma_cells": rules.sigma_cells,
