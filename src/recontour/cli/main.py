@@ -16,6 +16,7 @@ from recontour import __version__
 from recontour.cli import (
     benchmark,
     cache,
+    cohort,
     dataset,
     demo,
     doctor,
@@ -71,6 +72,7 @@ def _root(
 
 
 app.command("refine", short_help="Refine a coarse outline on a slide: the main job.")(refine.refine)
+app.command("cohort", short_help="Refine the outlines of many slides, resumable.")(cohort.cohort)
 app.command("evaluate", short_help="Compare an outline with the truth.")(evaluate.evaluate)
 app.command("simulate", short_help="Make coarse outlines from fine ones.")(simulate.simulate)
 app.command("tune", short_help="Choose a method's options without the truth.")(tune.tune)

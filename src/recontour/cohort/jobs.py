@@ -46,14 +46,10 @@ def recipe_of(task: Mapping[str, Any]) -> Recipe:
 
 def runtime_of(task: Mapping[str, Any], progress: Progress = no_progress) -> Runtime:
     """How the task is carried out."""
-    data = task["runtime"]
-    cache = data.get("cache_dir")
-    return Runtime(
-        device=data.get("device", "auto"),
-        threads=data.get("threads"),
-        cache_dir=None if cache is None else Path(cache),
-        progress=progress,
-    )
+    data = dict(task["runtime"])
+    if data.get("cache_dir") is not None:
+        data["cache_dir"] = Path(data["cache_dir"])
+    return Runtime(**data, progress=progress)
 
 
 def refine(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]:

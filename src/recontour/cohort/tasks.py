@@ -47,12 +47,22 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    OutputError : OUT cannot be written; nothing is known of the slide
     LaneStopped : the run is ending
     """
+    try:
+        return _run(task)
+    except OutputError as error:  # not even its state could be written
+        failed = {"error": str(error), "error_kind": DISK_ERROR, "attempts": 1}
+        return {**_value(task, "failed"), **failed}
+
+
+def _run(task: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     states = Path(task["out"]) / task.get("states", FOLDER)
-    states.mkdir(parents=True, exist_ok=True)
+    try:
+        states.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in {states}: {error.strerror or error}") from error
     lease = acquire(
         states / f"{task['id']}.lease",
         stale=task.get("stale"),
