@@ -27,12 +27,13 @@ from recontour.files import write_text
 from recontour.pipeline import refine_slide
 from recontour.preparation import tissue_file
 from recontour.recipe import Recipe, Runtime, digest
+from recontour.refiners.keeping import digest_of
 from recontour.reports.heatmap import write_probability
 from recontour.reports.overview import write_overview
 from recontour.reports.page import write_report
 from recontour.reports.summary import plain
 from recontour.slides import frame_of, open_slide
-from recontour.types import Frame, Refinement, Slide
+from recontour.types import Frame, Refinement, Refiner, Slide
 
 SCHEMA = "recontour.run/1"
 OUTPUTS = (
@@ -66,16 +67,19 @@ def refine_to_folder(
     also: Sequence[Path | str] = (),
     overwrite: bool = False,
     strict: bool = False,
+    refiner: Refiner | None = None,
 ) -> Outcome:
     """Refine one slide and leave every file in `out`.
 
     The same run into an unfinished folder resumes it (features are cached in shards); into a
     finished one does nothing. A different run is refused unless `overwrite`. `reviewed` and `also`
     are files, as in `refine_slide`; what they hold is part of what makes two runs the same.
-    `strict`: nothing is written of an outline that looks invalid.
+    `strict`: nothing is written of an outline that looks invalid. `refiner`: fitted elsewhere, as
+    in `refine_slide`; what it has learned is part of what makes two runs the same.
 
     Raises
     ------
+    UsageError : `refiner` cannot say what it has learned (`KeepableRefiner`)
     InvalidOutlineError : `strict`, and the outline looks invalid; also of a finished run
     OutputRefusedError : `out` holds another run, or another process is at work in it
     RecontourError : as `refine_slide`
@@ -85,7 +89,7 @@ def refine_to_folder(
     if not coarse_path.is_file():
         raise MissingFileError(f"no such file: {coarse_path}")
     with contextlib.closing(open_slide(slide_path, recipe.mpp, recipe.reader)) as opened:
-        identity = _identity(opened, coarse_path, recipe, reviewed, also)
+        identity = _identity(opened, coarse_path, recipe, reviewed, also, refiner)
         claim = Claim(out, identity["key"], OUTPUTS, overwrite=overwrite)
         with claim as state:
             if state == "finished":
@@ -96,7 +100,13 @@ def refine_to_folder(
                     )
                 return Outcome(summary, already_done=True, resumed=False)
             refinement = refine_slide(
-                opened, coarse_path, recipe, reviewed=reviewed, also=also, runtime=runtime
+                opened,
+                coarse_path,
+                recipe,
+                reviewed=reviewed,
+                also=also,
+                runtime=runtime,
+                refiner=refiner,
             )
             if strict:
                 _refuse_invalid(refinement.facts, coarse_path.name, "Nothing was written")
@@ -210,6 +220,7 @@ def _identity(
     recipe: Recipe,
     reviewed: Path | str | None,
     also: Sequence[Path | str],
+    refiner: Refiner | None = None,
 ) -> dict[str, Any]:
     """What makes two runs the same: content and settings, never paths."""
     settings = recipe.to_dict()
@@ -229,7 +240,10 @@ def _identity(
         parts["reviewed"] = file_digest(Path(reviewed))
     if also:
         parts["also"] = sorted(file_digest(Path(path)) for path in also)
-    further = {f"{name}_sha256": parts[name] for name in ("reviewed", "also") if name in parts}
+    if refiner is not None:
+        parts["refiner"] = digest_of(refiner)
+    given = ("reviewed", "also", "refiner")
+    further = {f"{name}_sha256": parts[name] for name in given if name in parts}
     return {
         "key": digest(parts),
         "slide": slide.fingerprint,
