@@ -13,8 +13,19 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 # From the bottom up. An entry is a module or a package of `recontour`.
 LAYERS: list[set[str]] = [
-    {"types", "recipe", "errors"},
-    {"registry", "geometry", "files", "clock", "devices", "presets", "published_labels", "vgg"},
+    {"types", "recipe", "errors", "memo"},
+    {
+        "registry",
+        "geometry",
+        "files",
+        "locks",
+        "storage",
+        "clock",
+        "devices",
+        "presets",
+        "published_labels",
+        "vgg",
+    },
     {
         "slides",
         "annotations",

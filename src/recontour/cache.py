@@ -18,13 +18,13 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.errors import OutputError
 from recontour.files import atomic_path, write_text
+from recontour.locks import claim, hold
 from recontour.recipe import digest
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class FeatureCache:
         """
         name = digest(key)
         path = self.root / f"{PREFIX}{name}"
-        with _hold(self._lock_path(path)):
+        with hold(self._lock_path(path)):
             if not (path / "key.json").exists():
                 write_text(path / "key.json", json.dumps(key, sort_keys=True, indent=1))
             os.utime(path / "key.json")
@@ -135,7 +135,7 @@ class FeatureCache:
 
     def _delete(self, path: Path) -> bool:
         """Delete an entry unless it is in use."""
-        with _claim(self._lock_path(path)) as claimed:
+        with claim(self._lock_path(path)) as claimed:
             if claimed:
                 shutil.rmtree(path, ignore_errors=True)
             return claimed
@@ -199,60 +199,3 @@ def _describe(path: Path) -> CacheEntry:
         n_bytes=sum(stat.st_size for stat in files),
         last_used=key_file.stat().st_mtime if key_file.exists() else path.stat().st_mtime,
     )
-
-
-@contextlib.contextmanager
-def _hold(path: Path) -> Iterator[None]:
-    """Hold a lock that others may hold too; the system drops it when the process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(path, wait=True, shared=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot use the cache folder {path.parent}: {error.strerror or error}; "
-            "set RECONTOUR_CACHE_DIR to a folder that can be written"
-        ) from error
-    try:
-        yield
-    finally:
-        if file is not None:
-            file.close()
-
-
-@contextlib.contextmanager
-def _claim(path: Path) -> Iterator[bool]:
-    """Try to be the only holder of a lock; removes the lock file afterwards."""
-    try:
-        file = _open_locked(path, wait=False, shared=False)
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        # Unlinked while still locked: whoever waits for it sees that it is gone and starts anew.
-        path.unlink(missing_ok=True)
-        if file is not None:
-            file.close()
-
-
-def _open_locked(path: Path, *, wait: bool, shared: bool) -> IO[bytes] | None:
-    """Open and lock `path`; None on systems without file locks (there, deletion is not guarded)."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-    while True:
-        file = path.open("ab")
-        try:
-            fcntl.flock(file, mode)
-            same = path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino
-        except FileNotFoundError:
-            same = False
-        except OSError:
-            file.close()
-            raise
-        if same:
-            return file
-        file.close()
