@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def local_copy(
 
 @contextlib.contextmanager
 def held_copies(
-    paths_or_urls: list[str | Path], folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES
+    paths_or_urls: Sequence[str | Path], folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES
 ) -> Iterator[list[Path]]:
     """As `local_copy` for several; none of them is deleted while the block runs."""
     with contextlib.ExitStack() as stack:

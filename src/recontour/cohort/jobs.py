@@ -6,8 +6,10 @@ put in the place of `task["target"]` when it is done, and returns a few figures 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,19 +54,38 @@ def runtime_of(task: Mapping[str, Any], progress: Progress = no_progress) -> Run
     return Runtime(**data, progress=progress)
 
 
+@contextlib.contextmanager
+def local_row(task: Mapping[str, Any], runtime: Runtime) -> Iterator[Row]:
+    """The row of a task with files on this machine: what lies at URLs is fetched, and held."""
+    from recontour.cache import default_cache_dir
+    from recontour.storage import FOLDER, held_copies
+
+    row = Row.from_dict(task["row"])
+    own = [path for path in (row.slide, row.coarse, row.reviewed, *row.also) if path]
+    with held_copies(own, (runtime.cache_dir or default_cache_dir()) / FOLDER) as copies:
+        at = dict(zip(own, map(str, copies), strict=True))
+        yield replace(
+            row,
+            slide=at[row.slide],
+            coarse=at[row.coarse],
+            reviewed=at[row.reviewed] if row.reviewed else None,
+            also=tuple(at[path] for path in row.also),
+        )
+
+
 def refine(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]:
     """Refine one slide, as `recontour refine` does; `work` gets the same files."""
     from recontour.runs import refine_to_folder
 
-    row = Row.from_dict(task["row"])
-    summary = refine_to_folder(
-        row.slide,
-        row.coarse,
-        work,
-        recipe_of(task),
-        runtime,
-        reviewed=row.reviewed,
-        also=row.also,
-        strict=bool(task.get("strict")),
-    ).summary
+    with local_row(task, runtime) as row:
+        summary = refine_to_folder(
+            row.slide,
+            row.coarse,
+            work,
+            recipe_of(task),
+            runtime,
+            reviewed=row.reviewed,
+            also=row.also,
+            strict=bool(task.get("strict")),
+        ).summary
     return {"cells": summary["grid"]["n_cells"], "warnings": len(summary["warnings"])}

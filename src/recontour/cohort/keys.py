@@ -9,9 +9,10 @@ from typing import Any
 
 from recontour import __version__
 from recontour.cohort.pairing import file_name
-from recontour.cohort.rows import Row, is_url
-from recontour.errors import MissingExtraError
+from recontour.cohort.rows import Row
+from recontour.errors import MissingFileError
 from recontour.recipe import Recipe, digest
+from recontour.storage import is_url, remote_stamp
 
 MISSING = "missing"
 """Instead of a digest: a file that is not there makes a key too, so that its row runs and fails."""
@@ -30,6 +31,7 @@ def row_key(row: Row, recipe: Recipe) -> str:
     Raises
     ------
     MissingExtraError : a URL, and fsspec is not installed
+    StorageError : a server that does not answer
     EncoderError, MissingFileError : the weights of the encoder are not there
     """
     settings = row.recipe_of(recipe).to_dict()
@@ -70,18 +72,9 @@ def _stamp(path: str) -> list[Any]:
 
 def _remote_stamp(url: str) -> list[Any]:
     try:
-        from fsspec.core import url_to_fs
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{url} needs {error.name}: pip install 'recontour[remote]'"
-        ) from error
-    system, path = url_to_fs(url)
-    try:
-        told = system.info(path)
-    except OSError:
+        return list(remote_stamp(url))
+    except MissingFileError:
         return [MISSING]
-    marks = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
-    return [told.get("size"), *(str(told[mark]) for mark in marks if told.get(mark))]
 
 
 @lru_cache

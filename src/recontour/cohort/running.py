@@ -21,9 +21,10 @@ from recontour.cohort.shards import Shard
 from recontour.cohort.states import FOLDER, State, now, read_state
 from recontour.cohort.tasks import DISK_ERROR
 from recontour.errors import OutputError, OutputRefusedError
-from recontour.executors import Executor
+from recontour.executors import Executor, PreparingExecutor
 from recontour.files import write_text
 from recontour.recipe import Recipe, Runtime
+from recontour.storage import is_url
 
 SCHEMA = "recontour.cohort/1"
 ABOUT = "cohort.json"
@@ -117,6 +118,8 @@ def run_cohort(
     rows = rows_of(manifest, shard)
     with working(executor):
         standing = stand(rows, out, recipe, retry_failed=retry_failed)
+        if standing.todo and isinstance(executor, PreparingExecutor):
+            executor.prepare(out, some_inputs(standing.todo), device=runtime.device)
         write_about(manifest, out, recipe)
         progress.begin(len(rows), len(standing.done) + len(standing.failed))
         make = partial(
@@ -151,6 +154,16 @@ def run_cohort(
         not_begun=tuple(row.id for row in rows if row.id not in known),
         removed=removed(manifest, out),
     )
+
+
+def some_inputs(rows: Sequence[Row], most: int = 8) -> list[str]:
+    """Slides and outlines of some rows all over the manifest, which every worker has to see too.
+
+    What is missing here is no fault of the workers, but of its row.
+    """
+    some = rows[:: -(-len(rows) // most)]
+    paths = [path for row in some for path in (row.slide, row.coarse)]
+    return [path for path in paths if is_url(path) or Path(path).exists()]
 
 
 def rows_of(manifest: Manifest, shard: Shard | None) -> tuple[Row, ...]:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import cast
 
 from recontour import registry
-from recontour.executors.base import Executor, Item, Outcome, Value, attempt
+from recontour.executors.base import Executor, Item, Outcome, PreparingExecutor, Value, attempt
 
-__all__ = ["Executor", "Item", "Outcome", "Value", "attempt", "make_executor"]
+__all__ = [
+    "Executor",
+    "Item",
+    "Outcome",
+    "PreparingExecutor",
+    "Value",
+    "attempt",
+    "make_executor",
+]
 
 
 def make_executor(name: str, *, jobs: int = 1, scheduler: str | None = None) -> Executor:

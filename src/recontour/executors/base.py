@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from recontour.errors import RecontourError
@@ -54,6 +55,20 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Wait for what runs and give back threads and connections; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class PreparingExecutor(Executor, Protocol):
+    """An executor whose workers may be elsewhere, and not fit to take part."""
+
+    def prepare(self, out: Path, inputs: Sequence[str] = (), *, device: str = "auto") -> None:
+        """See that all workers share the folder `out`, see `inputs` and have this version.
+
+        Raises
+        ------
+        ClusterError : some do not; names each
+        """
         ...
 
 
