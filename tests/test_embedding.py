@@ -20,9 +20,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from recontour import embedding
 from recontour.cache import FeatureCache
-from recontour.embedding import cache_key, embed_patches, estimate, overlap_weights, plan_blocks
+from recontour.embedding import (
+    blocks,
+    cache_key,
+    embed_patches,
+    estimate,
+    overlap_weights,
+    plan_blocks,
+    reading,
+)
 from recontour.encoders import load_encoder
 from recontour.encoders.efficientnet_lite import EfficientNetLite0
 from recontour.errors import EncoderError, SlideError
@@ -230,7 +237,7 @@ def test_features_do_not_depend_on_the_windows(
     slide = ArraySlide(tissue_like(832, 832))
     grid = lattice(slide, 64)
     one = embed_patches(slide, grid, network)
-    monkeypatch.setattr(embedding, "WINDOW_PX", 700)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 700)
     assert len(plan_blocks(grid, network)) > 4
     many = embed_patches(slide, grid, network)
     for a, b in ((one.cell, many.cell), (one.context, many.context)):
@@ -261,7 +268,7 @@ def test_the_halo_is_wide_enough_on_real_tissue(
     slide = ArraySlide(np.asarray(image.resize((1024, 1024), Image.Resampling.BOX)))
     grid = lattice(slide, 64)
     one = embed_patches(slide, grid, network)  # one window: the whole picture
-    monkeypatch.setattr(embedding, "WINDOW_PX", 800)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 800)
     many = embed_patches(slide, grid, network)
     for a, b in ((one.cell, many.cell), (one.context, many.context)):
         assert cosine(a, b).min() > COSINE
@@ -276,7 +283,7 @@ def test_the_halo_is_wide_enough_on_real_tissue(
 def test_a_second_run_reads_nothing(
     slide: ArraySlide, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "WINDOW_PX", 320)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 320)
     grid = lattice(slide, 32)
     first = embed_patches(slide, grid, encoder, cache=FeatureCache(tmp_path))
     reads = slide.reads
@@ -331,7 +338,7 @@ def test_no_two_settings_share_an_entry(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_computed_again(
     slide: ArraySlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "WINDOW_PX", 320)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 320)
     cache, grid = FeatureCache(tmp_path), lattice(slide, 32)
     first = embed_patches(slide, grid, BoxDense(), cache=cache)
     (entry,) = cache.entries()
@@ -381,7 +388,7 @@ RUN = textwrap.dedent(
     from recontour.cache import FeatureCache
     from recontour.encoders.efficientnet_lite import EfficientNetLite0
 
-    embedding.WINDOW_PX = 640
+    embedding.blocks.WINDOW_PX = 640
     slide = ArraySlide(tissue_like(512, 512))
     network = EfficientNetLite0("cpu", threads=1, precision="fp32")
     features = embedding.embed_patches(
@@ -488,7 +495,7 @@ def test_numbers_beyond_float16_are_refused(slide: ArraySlide) -> None:
 def test_a_read_error_reaches_the_user(
     slide: ArraySlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "WINDOW_PX", 320)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 320)
 
     class Torn(ArraySlide):
         def read_region(
@@ -513,7 +520,7 @@ def test_no_cells_give_no_features(slide: ArraySlide, tmp_path: Path) -> None:
 
 def test_windows_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow encoder does not make the reader fill the memory."""
-    monkeypatch.setattr(embedding, "WINDOW_PX", 128)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 128)
     slide = ArraySlide(tissue_like(256, 1024))
     ahead = []
 
@@ -528,24 +535,24 @@ def test_windows_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     embed_patches(slide, lattice(slide, 32), Slow(), threads=8)
     assert len(ahead) > 20
-    assert max(ahead) <= embedding.READ_AHEAD + 1
+    assert max(ahead) <= reading.READ_AHEAD + 1
 
 
 @pytest.mark.parametrize("encoder", [BoxDense(), MeanPatch()], ids=["dense", "patch-wise"])
 def test_every_cell_is_in_one_block(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "WINDOW_PX", 400)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 400)
     slide = ArraySlide(np.zeros((700, 1100, 3), np.uint8))
     grid = lattice(slide, 25)
     grid = only(grid, np.random.default_rng(0).random(len(grid)) < 0.3)
-    blocks = plan_blocks(grid, encoder)
-    cells = np.concatenate([block.cells for block in blocks])
+    found = plan_blocks(grid, encoder)
+    cells = np.concatenate([block.cells for block in found])
     assert np.array_equal(np.sort(cells), np.arange(len(grid)))
-    assert [block.index for block in blocks] == list(range(len(blocks)))
-    assert len(blocks) > 1
+    assert [block.index for block in found] == list(range(len(found)))
+    assert len(found) > 1
 
 
 def test_the_estimate_is_what_it_takes(slide: ArraySlide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "WINDOW_PX", 320)
+    monkeypatch.setattr(blocks, "WINDOW_PX", 320)
     grid = lattice(slide, 32)
     expected = estimate(grid, BoxDense())
     before = slide.reads
