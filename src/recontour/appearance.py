@@ -7,12 +7,15 @@ comparison means the same on every slide (a permutation test that keeps neighbou
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recontour.memo import recall
 from recontour.types import PatchSet
 
 MOST_BLOCKS = 8_000
@@ -87,10 +90,22 @@ def look_at(patches: PatchSet) -> Look | None:
     patches : at least two labelled cells
     """
     used = np.flatnonzero(np.asarray(patches.labels) >= 0)
+    views = [patches.features] if patches.context is None else [patches.features, patches.context]
+    name = ("look", hashlib.sha256(used.tobytes()).digest())
+    look = recall(patches.memo, name, views, lambda: _look(patches, views, used))
+    if look is None:
+        return None
+    labels = look.majority(np.asarray(patches.labels), len(patches.classes))
+    return replace(look, labels=labels)
+
+
+def _look(
+    patches: PatchSet, views: Sequence[NDArray[np.floating]], used: NDArray[np.intp]
+) -> Look | None:
+    """The look of the cells `used`, labels still missing; None where a feature is not finite."""
     rows, cols = patches.grid.rows[used], patches.grid.cols[used]
     first = (int(rows.min()), int(cols.min()))
     side, down, across, block = _blocks(rows - first[0], cols - first[1])
-    views = [patches.features] if patches.context is None else [patches.features, patches.context]
     parts = []
     for view in views:
         mean = _block_means(view, used, block, len(down))
@@ -104,14 +119,13 @@ def look_at(patches: PatchSet) -> Look | None:
     spread = np.sqrt(np.maximum(variance, 0) + RIDGE * max(variance.mean(), 0) + 1e-12)
     of_cell = np.full(len(patches), -1, np.intp)
     of_cell[used] = block
-    labels = np.asarray(patches.labels)
     return Look(
         x=z @ basis / spread,
         z=z,
         rows=down,
         cols=across,
         shape=(int(down.max()) + 1, int(across.max()) + 1),
-        labels=_majority(labels, of_cell, len(down), len(patches.classes)),
+        labels=np.full(len(down), -1, np.int8),
         side=side,
         first=first,
         of_cell=of_cell,

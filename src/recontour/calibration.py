@@ -7,15 +7,14 @@ is asked of a model that has not seen that part of the slide.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import RefinerError, UsageError
-from recontour.refiners.base import table
-from recontour.refiners.discriminant import Projection, cross_fitted, softmax
+from recontour.refiners.discriminant import cross_fitted, project_view, softmax
 from recontour.refiners.oracle import deal_blocks
 from recontour.review import reviewed_cells
 from recontour.types import UNLABELLED, PatchSet
@@ -248,21 +247,14 @@ def _cross_fitted(
 
 def _views(patches: PatchSet) -> list[NDArray[np.float32]]:
     """Components of the cell, and of its context where there is one."""
-    few = np.random.default_rng(0).permutation(len(patches))[:MOST_CELLS]
-    found = []
-    for name in ("features", "context"):
-        values = getattr(patches, name)
-        if values is None:
-            continue
-        step = -(-values.shape[1] // MOST_COLUMNS)
-        thin = replace(patches, features=values[:, ::step], context=None, trust=None)
-        sampled = thin
-        if len(patches) > MOST_CELLS:
-            sampled = replace(
-                thin, features=thin.features[np.sort(few)], labels=thin.labels[np.sort(few)]
-            )
-        found.append(Projection.of(table([sampled]))(table([thin])))
-    return found
+    few = None
+    if len(patches) > MOST_CELLS:
+        few = np.sort(np.random.default_rng(0).permutation(len(patches))[:MOST_CELLS])
+    return [
+        project_view(patches, view, learn=few, most_columns=MOST_COLUMNS)
+        for view in ("features", "context")
+        if getattr(patches, view) is not None
+    ]
 
 
 def _platt(

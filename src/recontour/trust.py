@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import RefinerError
-from recontour.refiners.base import table
-from recontour.refiners.discriminant import Projection, cross_fitted
+from recontour.refiners.discriminant import cross_fitted, project_view
 from recontour.types import BACKGROUND, Geometry, PatchSet
 
 MIN_CELLS = 200  # fewer say little about what a class looks like
@@ -172,12 +171,9 @@ def predict_blocked(
     if k < 2 or np.bincount(y, minlength=k).min() < 2 * FOLDS:
         return None
     fold = _folds(patches, rng)[used]
-    step = -(-patches.features.shape[1] // MOST_COLUMNS)
-    thin = replace(
-        patches, features=patches.features[:, ::step][used], labels=y, context=None, trust=None
-    )
+    rows = None if len(used) == len(labels) else used
     try:
-        x = Projection.of(table([thin]))(table([thin]))
+        x = project_view(patches, "features", rows=rows, most_columns=MOST_COLUMNS)
     except RefinerError:  # features that are not finite
         return None
     scores = cross_fitted([x], y, fold, k)

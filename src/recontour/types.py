@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import MultiPolygon, Polygon
 
+from recontour.memo import Memo as Memo
 from recontour.recipe import Progress as Progress
 from recontour.recipe import Recipe as Recipe
 from recontour.recipe import Runtime as Runtime
@@ -176,6 +177,7 @@ class PatchSet:
         and what None means for every cell; 1: reviewed by a person, certain; 0: says nothing; in
         between: e.g. what the agreement of several annotators is worth
     classes : K names, `classes[0]` is "background"
+    memo : what was found out from `features` and `context` alone; None: nothing is kept
     """
 
     slide_id: str
@@ -185,6 +187,7 @@ class PatchSet:
     classes: tuple[str, ...]
     context: NDArray[Any] | None = None
     trust: NDArray[np.float32] | None = None
+    memo: Memo | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import RefinerError, UsageError
+from recontour.memo import Memo, recall
 from recontour.types import COARSE_TRUST, UNLABELLED, PatchSet
+
+T = TypeVar("T")
 
 VIEWS = ("cell", "context", "both")
 CHUNK = 4096  # rows: 7 MB of float32 at d = 424, so 100,000 cells never exist twice
@@ -29,6 +32,7 @@ class Cells:
         (`COARSE_TRUST`), so 1 where nothing is said, and 1.18 where a person is certain
     classes : K names
     dim : d
+    memo : of the one slide, where it has one
     """
 
     blocks: tuple[tuple[NDArray[Any], ...], ...]
@@ -37,9 +41,14 @@ class Cells:
     trust: NDArray[np.float64]
     classes: tuple[str, ...]
     dim: int
+    memo: Memo | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def once(self, name: Hashable, compute: Callable[[], T]) -> T:
+        """What hangs on the features alone, computed once for all outlines of a slide."""
+        return recall(self.memo, name, self.blocks[0], compute)
 
     def rows(self, index: NDArray[np.intp]) -> NDArray[np.float32]:
         """The rows `index` (m,) as float32 (m, d)."""
@@ -109,6 +118,7 @@ def table(patch_sets: Sequence[PatchSet], views: str = "cell") -> Cells:
         trust=np.concatenate([_weights(p) for p in patch_sets]),
         classes=classes,
         dim=sum(next(iter(widths))),
+        memo=patch_sets[0].memo if len(patch_sets) == 1 else None,
     )
 
 
@@ -195,6 +205,10 @@ class ZScore:
         ------
         RefinerError : a feature is NaN or infinite
         """
+        return cells.once("z-score", lambda: cls._of(cells))
+
+    @classmethod
+    def _of(cls, cells: Cells) -> ZScore:
         count = 0
         mean = np.zeros(cells.dim)
         squares = np.zeros(cells.dim)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.refiners.base import CHUNK, Cells, ZScore
+from recontour.memo import recall
+from recontour.refiners.base import CHUNK, Cells, ZScore, table
+from recontour.types import PatchSet
 
 # Enough to tell tissues apart, too few to learn an outline by heart.
 COMPONENTS = 64
@@ -18,7 +21,10 @@ TINY = float(np.finfo(np.float32).tiny)  # instead of no spread at all
 ROUNDING = 1e-10  # of the mean square: spread below it is what sums in float64 leave of nothing
 
 
-@dataclass(frozen=True)
+MOST_KEPT = 2048  # columns of which all components are kept for later: 34 MB
+
+
+@dataclass(frozen=True, eq=False)
 class Projection:
     """z-score, then PCA to a few components, then one scale for all of them: not whitened.
 
@@ -40,12 +46,15 @@ class Projection:
         ------
         RefinerError : a feature is NaN or infinite
         """
+        return cells.once(("projection", most), lambda: cls._of(cells, most))
+
+    @classmethod
+    def _of(cls, cells: Cells, most: int) -> Projection:
         scale = ZScore.of(cells)
-        moment = np.zeros((cells.dim, cells.dim))
-        for _, x in cells.chunks():
-            standard = scale(x)
-            moment += standard.T @ standard
-        variance, basis = np.linalg.eigh(moment / max(len(cells), 1))
+        if cells.dim <= MOST_KEPT:
+            variance, basis = cells.once("components", lambda: _components(cells, scale))
+        else:
+            variance, basis = _components(cells, scale)
         p = max(1, min(most, cells.dim, len(cells) - 1))
         variance, basis = variance[::-1][:p], basis[:, ::-1][:, :p]
         mean_square = max(float(variance.mean()), TINY)
@@ -53,10 +62,72 @@ class Projection:
 
     def __call__(self, cells: Cells) -> NDArray[np.float32]:
         """float32 (n, p)."""
+        return cells.once(("projected", self), lambda: self._project(cells))
+
+    def _project(self, cells: Cells) -> NDArray[np.float32]:
         out = np.empty((len(cells), self.basis.shape[1]), np.float32)
         for rows, x in cells.chunks():
             np.matmul(self.scale(x), self.basis, out=out[rows])
         return out
+
+
+def project_view(
+    patches: PatchSet,
+    view: str,
+    *,
+    rows: NDArray[np.intp] | None = None,
+    learn: NDArray[np.intp] | None = None,
+    most_columns: int,
+) -> NDArray[np.float32]:
+    """Components of a view of one slide, computed once however many outlines it gets.
+
+    Parameters
+    ----------
+    view : "features" or "context"
+    rows : the cells that are projected; None: all
+    learn : the cells that the components are found on; None: those
+    most_columns : of wider features evenly spaced ones are taken
+
+    Returns
+    -------
+    float32 (len(rows), p)
+
+    Raises
+    ------
+    RefinerError : a feature is NaN or infinite
+    """
+    values = getattr(patches, view)
+    step = -(-values.shape[1] // most_columns)
+
+    def only(chosen: NDArray[np.intp] | None) -> Cells:
+        if chosen is None and step == 1:
+            return table([replace(patches, features=values, context=None, trust=None)])
+        picked = values[:, ::step] if chosen is None else values[:, ::step][chosen]
+        labels = patches.labels if chosen is None else patches.labels[chosen]
+        return table(
+            [replace(patches, features=picked, labels=labels, context=None, trust=None, memo=None)]
+        )
+
+    def project() -> NDArray[np.float32]:
+        cells = only(rows)
+        return Projection.of(cells if learn is None else only(learn))(cells)
+
+    name = ("view", step, _digest(rows), _digest(learn))
+    return recall(patches.memo, name, (values,), project)
+
+
+def _digest(index: NDArray[np.intp] | None) -> bytes:
+    return b"" if index is None else hashlib.sha256(index.tobytes()).digest()
+
+
+def _components(cells: Cells, scale: ZScore) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variance (d,) along the principal axes and the axes (d, d), the least variance first."""
+    moment = np.zeros((cells.dim, cells.dim))
+    for _, x in cells.chunks():
+        standard = scale(x)
+        moment += standard.T @ standard
+    variance, basis = np.linalg.eigh(moment / max(len(cells), 1))
+    return variance, basis
 
 
 @dataclass(frozen=True)
