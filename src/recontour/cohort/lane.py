@@ -1,10 +1,10 @@
 """A lane: the process that works on slides, `python -m recontour.cohort.lane`.
 
-One JSON object a line. In: `{"task": …, "work": folder}`. Out: `{"at": [stage, done, total]}` while
-it works, then `{"done": facts}` or `{"failed": sentence, "kind": class}`. It works on one slide
-after another, so that Python, torch and the encoder are loaded once; whatever a slide does to its
-process (a crash, a hang, all the memory) it does to a lane, and the lane is replaced.
-It ends when its input closes: nothing outlives the process that asked.
+One JSON a line. In: `{"task": …, "work": folder}`. Out: `{"ready": version}` when it listens,
+`{"at": [stage, done, total]}` while it works, then `{"done": facts}` or `{"failed": sentence,
+"kind": class}`. It works on one slide after another, so that Python, torch and the encoder are
+loaded once; whatever a slide does to its process (a crash, a hang, all the memory) it does to a
+lane, and the lane is replaced. It ends when its input closes: nothing outlives who asked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from recontour import __version__
+
 IDLE_S = 900.0
 """A lane that nobody asked anything for so long ends, and frees what it holds."""
 
@@ -34,6 +36,7 @@ def main() -> None:
     say = _Messages(out)
     asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, asked), daemon=True).start()
+    say(ready=__version__)
     while True:
         try:
             message = asked.get(timeout=IDLE_S)

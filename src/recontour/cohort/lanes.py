@@ -21,6 +21,8 @@ from recontour.errors import LaneError
 COMMAND = (sys.executable, "-m", "recontour.cohort.lane")
 STALL_S = 3600.0
 """A slide from which nothing was heard for an hour hangs: the longest silent step is learning."""
+START_S = 900.0
+"""Python starts slowly where hundreds start at once from one network folder."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_S = 0.5
 _PATIENCE_S = 30.0
@@ -56,6 +58,7 @@ class Lane:
             stderr=self._errors,
             env=env,
         )
+        self._ready = False
         self._heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stopped = False
         self._reader = threading.Thread(target=self._read, name="recontour-lane", daemon=True)
@@ -94,11 +97,14 @@ class Lane:
                 raise self._died()
             message = json.loads(line)
             spoke = time.monotonic()
-            if "done" in message:
+            if "ready" in message:
+                self._ready, begun = True, spoke
+            elif "done" in message:
                 return dict(message["done"])
-            if "failed" in message:
+            elif "failed" in message:
                 raise JobFailedError(message["failed"], message["kind"])
-            heard(*message["at"])
+            else:
+                heard(*message["at"])
             self._check_time(begun, spoke, timeout_s)
 
     def stop(self) -> None:
@@ -135,6 +141,11 @@ class Lane:
 
     def _check_time(self, begun: float, spoke: float, timeout_s: float | None) -> None:
         now = time.monotonic()
+        if not self._ready:  # no fault of the slide, and not of its time
+            if now - begun > START_S:
+                self.close()
+                raise LaneError(f"its process did not start within {START_S / 60:g} min")
+            return
         if timeout_s is not None and now - begun > timeout_s:
             what = f"not done within {timeout_s / 60:g} min (--timeout)"
         elif now - spoke > STALL_S:

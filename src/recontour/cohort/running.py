@@ -19,6 +19,7 @@ from recontour.cohort.leases import STALE_S
 from recontour.cohort.rows import Manifest, Row
 from recontour.cohort.shards import Shard
 from recontour.cohort.states import FOLDER, State, now, read_state
+from recontour.cohort.sweeping import sweep
 from recontour.cohort.tasks import DISK_ERROR
 from recontour.errors import OutputError, OutputRefusedError
 from recontour.executors import Executor, PreparingExecutor
@@ -142,6 +143,7 @@ def run_cohort(
                 write_about(manifest, out, recipe)
             raise
         write_about(manifest, out, recipe)
+        sweep(out / FOLDER)
     fine = {id for id, value in values.items() if value["outcome"] in ("done", "already")}
     fine |= {row.id for row in standing.done}
     failures = [_failure(row.id, state) for row, state in standing.failed]
@@ -222,7 +224,7 @@ def task_of(
     }
 
 
-def check_out(out: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
+def check_out(out: Path, recipe: Recipe, *, overwrite: bool = False, pooled: bool = False) -> None:
     """Refuse a folder with a cohort of another recipe: each of its slides would be replaced.
 
     Raises
@@ -232,7 +234,7 @@ def check_out(out: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
     if out.exists() and not out.is_dir():
         raise OutputRefusedError(f"{out} is a file; pass a folder with -o")
     before = read_json(out / ABOUT).get("recipe")
-    ours = shown(recipe)
+    ours = shown(recipe, pooled)
     if overwrite or not isinstance(before, dict):
         return
     names = sorted(n for n in {*before, *ours} if before.get(n) != ours.get(n))
@@ -244,12 +246,12 @@ def check_out(out: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
         )
 
 
-def shown(recipe: Recipe) -> dict[str, Any]:
+def shown(recipe: Recipe, pooled: bool = False) -> dict[str, Any]:
     """The recipe for `cohort.json`: file names only, no folders."""
     settings = recipe.to_dict()
     if Path(settings["tissue"]).suffix:
         settings["tissue"] = Path(settings["tissue"]).name
-    return settings
+    return {**settings, "pooled": True} if pooled else settings
 
 
 def removed(manifest: Manifest, out: Path) -> tuple[str, ...]:
@@ -259,7 +261,7 @@ def removed(manifest: Manifest, out: Path) -> tuple[str, ...]:
     return tuple(sorted(id for id in found if id not in ids and not id.startswith(".")))
 
 
-def write_about(manifest: Manifest, out: Path, recipe: Recipe) -> None:
+def write_about(manifest: Manifest, out: Path, recipe: Recipe, *, pooled: bool = False) -> None:
     """Write `cohort.json`, from the states of all rows: also what other processes did.
 
     Raises
@@ -275,7 +277,7 @@ def write_about(manifest: Manifest, out: Path, recipe: Recipe) -> None:
     about = {
         "schema": SCHEMA,
         "manifest": {"file": manifest.path.name, "sha256": manifest.digest},
-        "recipe": shown(recipe),
+        "recipe": shown(recipe, pooled),
         "counts": {**counts, "removed": len(gone)},
         "failures": [
             {"line": row.line, **_failure(row.id, state)}

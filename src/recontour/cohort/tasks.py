@@ -12,8 +12,9 @@ from typing import Any
 
 from recontour.cohort.lanes import LANES, JobFailedError
 from recontour.cohort.leases import BEAT_S, Lease, acquire
-from recontour.cohort.states import FOLDER, State, now, read_state
+from recontour.cohort.states import FOLDER, State, now, read_state, state_path
 from recontour.errors import OutputError, OutputRefusedError, RecontourError
+from recontour.files import remove_leftovers
 
 WORK = "work"
 """Under the folder of states: what a lane writes before it is put in its place."""
@@ -75,6 +76,8 @@ def _run(task: dict[str, Any]) -> dict[str, Any]:
         if before and settled(before, task):
             outcome = "already" if before.outcome == "done" else "failed"
             return _value(task, outcome, before)
+        if before and before.outcome == "running":  # and killed, perhaps while it wrote
+            remove_leftovers(states, [state_path(states, task["id"]).name])
         begun = State(
             task["id"],
             task["key"],
