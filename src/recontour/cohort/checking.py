@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from recontour.cohort.rows import Manifest, Problem, Row, is_url
+from recontour.cohort.rows import Manifest, Problem, Row
 from recontour.cohort.settings import settings_problems
 from recontour.errors import AnnotationError, RecontourError
 from recontour.recipe import Recipe, Runtime, no_progress
+from recontour.storage import is_url
 from recontour.types import Annotation, Frame, Slide
 
 Found = TypeVar("Found")

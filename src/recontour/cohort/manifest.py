@@ -23,8 +23,8 @@ from recontour.cohort.pairing import CoarseFolder, stem_of
 from recontour.cohort.rows import Manifest as Manifest
 from recontour.cohort.rows import Problem as Problem
 from recontour.cohort.rows import Row as Row
-from recontour.cohort.rows import is_url
 from recontour.errors import MissingFileError, UsageError
+from recontour.storage import is_url
 
 DELIMITERS = ",;\t"
 COMMENT = "#"

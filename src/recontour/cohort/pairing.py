@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from recontour.cohort.rows import is_url
 from recontour.errors import MissingFileError, UsageError
+from recontour.storage import is_url
 
 _PACKED = (".gz", ".zip")
 _OUTLINES = (".geojson", ".json", ".xml", ".png", ".tif", ".tiff", ".sav")

@@ -9,6 +9,7 @@ from typing import Any
 
 from recontour.errors import UsageError
 from recontour.recipe import Recipe
+from recontour.storage import is_url as is_url
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,3 @@ def refusal(name: str, problems: list[Problem]) -> UsageError:
     lines = "".join(f"\n  {p}" for p in sorted(problems, key=lambda p: (p.line, p.what)))
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return UsageError(f"{name} has {count}; nothing was started:{lines}")
-
-
-def is_url(path: str) -> bool:
-    """Whether this is no path on this machine but `s3://…`, `https://…`."""
-    scheme, mark, _ = path.partition("://")
-    return bool(mark) and scheme.replace("+", "").isalnum()

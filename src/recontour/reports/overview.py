@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ PIN = "#f7c948"  # of no class that QuPath knows
 DOT: dict[str, Any] = {"color": PIN, "markeredgecolor": INK, "markeredgewidth": 0.8, "zorder": 6}
 ADDED_RGB, REMOVED_RGB = (tuple(v / 255 for v in COLOURS[c]) for c in ("added", "removed"))
 PROBABILITY_MAP = "viridis"
+PANELS = "recontour:panels"
+"""In the picture's file: where its upper two panels lie, (left, top, right, bottom) px each."""
 # Told apart by their pattern too: stains and eyes differ.
 ADDED: dict[str, Any] = {"facecolor": (*ADDED_RGB, 0.38), "edgecolor": "none"}
 REMOVED: dict[str, Any] = {"facecolor": (*REMOVED_RGB, 0.12), "edgecolor": (*REMOVED_RGB, 0.85)}
@@ -114,8 +117,13 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
             draw_outline(axes, c.refined, c.colour, window)
     mark_places(after, places_of(refinement), view)
     write_footer(figure, refinement, classes, height)
+    upper_panels = [
+        tuple(round(DPI * v) for v in (x, header + caption, x + half, header + caption + upper))
+        for x in (EDGE, EDGE + half + GAP)
+    ]
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        metadata = {PANELS: json.dumps(upper_panels)}
+        figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
 
 
 def read_view(slide: Slide, view: View, width_px: int) -> NDArray[np.uint8]:

@@ -95,3 +95,28 @@ def _text(x: float, y: float, text: str, along: float) -> str:
         f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" font-size="12"'
         f' fill="currentColor">{text}</text>'
     )
+
+
+def counts_svg(counts: Sequence[int], label: str) -> str:
+    """Bars of counts in equal bins over [0, 1]; the title of each gives the exact count.
+
+    Heights are the counts themselves: most cells are sure, and that should be seen.
+    """
+    width, tall, left = 560, 120, 8
+    top = max((*counts, 1))
+    step = (width - 2 * left) / max(len(counts), 1)
+    parts = [
+        f'<svg viewBox="0 0 {width} {tall + 42}" role="img" class="chart" aria-label="{label}">'
+    ]
+    total = max(sum(counts), 1)
+    for i, n in enumerate(counts):
+        height = max(n / top * tall, 1.0 if n else 0.0)
+        span = f"{i / len(counts):.2f}–{(i + 1) / len(counts):.2f}"
+        parts.append(
+            f'<rect x="{left + i * step + 1.5:.1f}" y="{10 + tall - height:.1f}"'
+            f' width="{step - 3:.1f}" height="{height:.1f}" fill="currentColor"'
+            f' fill-opacity="0.55"><title>{n:,} cells ({n / total:.1%}), {span}</title></rect>'
+        )
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(_text(left + tick * (width - 2 * left), tall + 28, f"{tick:g}", tick))
+    return "".join([*parts, "</svg>"])
