@@ -203,6 +203,20 @@ def test_a_view_from_before_the_slide_was_done_takes_nothing(base, monkeypatch):
     assert list(base.parent.iterdir()) == []
 
 
+@pytest.mark.skipif(not leases._boot(), reason="this system does not tell its processes apart")
+def test_an_owner_killed_while_it_gave_its_lease_back_locks_nobody_out(base, other):
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    base.rename(base.with_name("a.lease.3"))  # 1 and 2 are gone already
+    assert Watch().stale(base)
+    lease = acquire(base)
+    assert lease is not None
+    assert lease.held()
+    assert acquire(base) is None
+    lease.release()
+    assert list(base.parent.iterdir()) == []
+
+
 def test_a_lease_without_content_goes_stale_too(base):
     base.write_bytes(b"")
     clock = Clock()

@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -30,6 +31,7 @@ BEAT_S = 5.0
 """Seconds between two beats of an owner."""
 STALE_S = 60.0
 """An owner that has not moved for so long is gone; twelve beats, and what NFS clients cache."""
+_LEASE = re.compile(r"([^.].*\.lease)(?:\.(\d+))?")
 WIDTH = 512
 """Bytes of a lease: of one size, so that a beat overwrites exactly the last one."""
 
@@ -158,11 +160,30 @@ def _numbered(base: Path, number: int) -> Path:
 
 
 def _highest(base: Path) -> tuple[int, bytes]:
-    """(number, content) of the lease that holds; (0, b"") when there is none."""
+    """(number, content) of the lease that holds; (0, b"") when there is none.
+
+    Of an owner that was killed while it gave its lease back, the lower ones may be gone.
+    """
     number, content = 0, b""
+    if not base.exists():
+        number = max((number for name, number in leases_in(base.parent) if name == base), default=0)
+        found = _content(_numbered(base, number)) if number else None
+        if found is None:
+            return 0, b""
+        content = found
     while (found := _content(_numbered(base, number + 1))) is not None:
         number, content = number + 1, found
     return number, content
+
+
+def leases_in(folder: Path) -> list[tuple[Path, int]]:
+    """(base, number) of every lease in a folder."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  # names are all that is needed of thousands
+    except OSError:
+        return []
+    matches = (_LEASE.fullmatch(name) for name in names)
+    return [(folder / match[1], int(match[2] or 1)) for match in matches if match]
 
 
 def _content(path: Path) -> bytes | None:

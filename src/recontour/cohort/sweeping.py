@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from recontour.cohort.leases import acquire
+from recontour.cohort.leases import acquire, leases_in
 
 OLD_S = 3600.0
 """A temporary file so much older than the newest of the folder is nobody's: both have the times of
@@ -21,7 +21,7 @@ def sweep(states: Path) -> None:
     """
     if not states.is_dir():
         return
-    for base in sorted(states.glob("*.lease")):
+    for base in sorted({base for base, _ in leases_in(states)}):
         lease = acquire(base)
         if lease is not None:
             lease.release()
