@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 
 BUILTIN: dict[str, dict[str, Entry]] = {
     "reader": {
+        "jpeg_tiff": Entry("recontour.slides.jpeg_tiff:JpegTiffReader"),
         "openslide": Entry("recontour.slides.openslide:OpenSlideReader"),
         "image": Entry("recontour.slides.image:ImageReader"),
     },

@@ -13,7 +13,7 @@ from recontour.errors import MissingFileError, SlideError, UnknownNameError
 from recontour.types import Frame, Slide
 
 ORIGINS = ("auto", "bounds", "level0")
-_PREFERRED = ("openslide", "image")
+_PREFERRED = ("jpeg_tiff", "openslide", "image")
 
 
 def open_slide(path: Path | str, mpp: float | None = None, reader: str | None = None) -> Slide:
@@ -23,8 +23,8 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: str | None = 
     ----------
     path : the file; of a DICOM series, any one of its instances
     mpp : µm per level-0 px; None: as the file says
-    reader : name of the reader; None: the first that knows the format (OpenSlide, then plain
-        images, then readers that other packages register)
+    reader : name of the reader; None: the first that knows the format (JPEG-tiled TIFF, then
+        OpenSlide, then plain images, then readers that other packages register)
 
     Raises
     ------

@@ -50,7 +50,7 @@ class OpenSlideReader:
         self.id = path.name.removesuffix(path.suffix).removesuffix(".ome")
         self.size = sizes[0]
         self.level_mpps = tuple(self.mpp * factor for factor in self._downsamples)
-        self.bounds = _bounds(properties, sizes[0])
+        self.bounds = stated_bounds(properties, sizes[0])
         # The quick hash covers the other files of a format such as MRXS.
         self.fingerprint = fingerprint(path, properties.get("openslide.quickhash-1", ""))
 
@@ -93,7 +93,9 @@ class OpenSlideReader:
         self._slide.close()
 
 
-def _bounds(properties: Mapping[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def stated_bounds(
+    properties: Mapping[str, str], size: tuple[int, int]
+) -> tuple[int, int, int, int]:
     """The stated non-empty area, clipped to the slide; the whole slide when none is stated."""
     whole = (0, 0, *size)
     try:

@@ -74,12 +74,8 @@ def resample(
     ------
     UsageError : an empty, negative or infinite region
     """
+    check_region(corner, size, scale)
     width, height = size
-    if width < 1 or height < 1 or not 0 < scale < math.inf or not all(map(math.isfinite, corner)):
-        raise UsageError(
-            f"read_region cannot give {width} x {height} px at ({corner[0]:g}, {corner[1]:g}), "
-            f"{scale:g} stored px each: sizes must be positive and all of it finite"
-        )
     out = np.full((height, width, 3), 255, np.uint8)
     scale = _rounded_scale(scale, max(size))
     piece = max(1, int(PIECE_PX / scale))
@@ -92,6 +88,56 @@ def resample(
             image = _piece(read, level_size, (u, v), (w, h), scale)
             out[top : top + h, left : left + w] = np.asarray(image)
     return out
+
+
+def check_region(corner: tuple[float, float], size: tuple[int, int], scale: float) -> None:
+    """Refuse an empty, negative or infinite region (`UsageError`)."""
+    width, height = size
+    if width < 1 or height < 1 or not 0 < scale < math.inf or not all(map(math.isfinite, corner)):
+        raise UsageError(
+            f"read_region cannot give {width} x {height} px at ({corner[0]:g}, {corner[1]:g}), "
+            f"{scale:g} stored px each: sizes must be positive and all of it finite"
+        )
+
+
+def whole_blocks(
+    corner: tuple[float, float], size: tuple[int, int], scale: float
+) -> tuple[int, int, int] | None:
+    """(x, y, factor), stored px: where the output px are whole blocks of `factor` stored ones.
+
+    None where they are not, and have to be interpolated.
+    """
+    scale = _rounded_scale(scale, max(size))
+    u, v = corner
+    if scale == round(scale) and max(abs(u - round(u)), abs(v - round(v))) <= ALIGNED_PX:
+        return round(u), round(v), round(scale)
+    return None
+
+
+def footprint(
+    corner: tuple[float, float], size: tuple[int, int], scale: float
+) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1), stored px: what a region is made from; may leave the level."""
+    (u, v), (w, h) = corner, size
+    blocks = whole_blocks(corner, size, scale)
+    if blocks:
+        x, y, factor = blocks
+        return x, y, x + w * factor, y + h * factor
+    reach = _kernel(scale)[1]
+    return (
+        math.floor(u) - reach,
+        math.floor(v) - reach,
+        math.ceil(u + w * scale) + reach,
+        math.ceil(v + h * scale) + reach,
+    )
+
+
+def _kernel(scale: float) -> tuple[Image.Resampling, int]:
+    """The filter, and how many stored px around an output px it looks at."""
+    if scale > 1:
+        # The filter reaches one output px to either side.
+        return Image.Resampling.HAMMING, math.ceil(scale) + 1
+    return Image.Resampling.BICUBIC, 3
 
 
 def _rounded_scale(scale: float, longest: int) -> float:
@@ -107,20 +153,15 @@ def _piece(
     scale: float,
 ) -> Image.Image:
     (u, v), (w, h) = corner, size
-    if scale == round(scale) and max(abs(u - round(u)), abs(v - round(v))) <= ALIGNED_PX:
-        factor = round(scale)
-        block = _padded(read, level_size, round(u), round(v), w * factor, h * factor)
+    blocks = whole_blocks(corner, size, scale)
+    if blocks:
+        x, y, factor = blocks
+        block = _padded(read, level_size, x, y, w * factor, h * factor)
         return block if factor == 1 else block.reduce(factor)
-    if scale > 1:
-        # The filter reaches one output px to either side.
-        kernel, reach = Image.Resampling.HAMMING, math.ceil(scale) + 1
-    else:
-        kernel, reach = Image.Resampling.BICUBIC, 3
-    x0, y0 = math.floor(u) - reach, math.floor(v) - reach
-    x1, y1 = math.ceil(u + w * scale) + reach, math.ceil(v + h * scale) + reach
+    x0, y0, x1, y1 = footprint(corner, size, scale)
     block = _padded(read, level_size, x0, y0, x1 - x0, y1 - y0)
     box = (u - x0, v - y0, u - x0 + w * scale, v - y0 + h * scale)
-    return block.resize((w, h), kernel, box=box)
+    return block.resize((w, h), _kernel(scale)[0], box=box)
 
 
 def _padded(
