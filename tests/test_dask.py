@@ -98,6 +98,14 @@ def where(item: dict[str, Any]) -> tuple[str, float, float]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "none"), start, time.time()
 
 
+def toy_task(task: dict[str, Any]) -> dict[str, Any]:
+    """`run_task` with a lane that makes up its slides."""
+    from recontour.cohort import lanes, tasks
+
+    lanes.COMMAND = (sys.executable, str(HERE / "toy_lane.py"))
+    return tasks.run_task(task)
+
+
 def items(n: int, **more: Any) -> list[dict[str, Any]]:
     return [{"n": i, "runtime": PLAIN, **more} for i in range(n)]
 
@@ -214,6 +222,51 @@ def test_one_worker_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu in ("3", "7"):  # never two tasks at once on one
         spans = sorted(v[1:] for v in values if v and v[0] == gpu)
         assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+def test_a_cohort_survives_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recontour import Recipe, Runtime
+    from recontour.cohort import carrying
+    from recontour.cohort.manifest import read_manifest
+    from recontour.cohort.running import run_cohort
+    from recontour.cohort.states import read_state
+
+    monkeypatch.setattr(carrying, "run_task", toy_task)
+    names = [f"s{i}" for i in range(6)]
+    for name in names:
+        (tmp_path / f"{name}.txt").write_text("fail blank" if name == "s1" else f"slow 0.4 {name}")
+    (tmp_path / "o.txt").write_text(" o")
+    rows = "".join(f"{name},{name}.txt,o.txt\n" for name in names)
+    (tmp_path / "m.csv").write_text("id,slide,coarse\n" + rows)
+    executor = Dask(jobs=2)
+
+    class Killer(carrying.Silent):
+        """Kills a worker once a slide is done."""
+
+        killed = 0
+
+        def ended(self, value: Any) -> None:
+            if not self.killed and value["outcome"] == "done":
+                pids = executor._client.run(os.getpid)
+                self.killed = min(pids.values())
+                os.kill(self.killed, signal.SIGKILL)
+
+    killer = Killer()
+    outcome = run_cohort(
+        read_manifest(tmp_path / "m.csv"),
+        tmp_path / "out",
+        Recipe(encoder="colour", method="identity"),
+        Runtime(device="cpu"),
+        executor,
+        skip_errors=True,
+        progress=killer,
+    )
+    assert killer.killed
+    assert sorted(outcome.done) == [name for name in names if name != "s1"]
+    assert [failure["error"] for failure in outcome.failures] == ["blank o"]
+    states = [read_state(tmp_path / "out" / "state", name) for name in names]
+    assert {state.attempts for state in states if state} <= {1, 2}
+    assert not list((tmp_path / "out").glob(".*"))  # nothing is left of the check
 
 
 # Fit workers
