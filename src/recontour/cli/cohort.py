@@ -286,7 +286,18 @@ def cohort(
             overwrite=overwrite,
             progress=progress,
         )
+    if not outcome.disk_error:
+        _summarise(table, out, quiet=quiet)
     _finish(outcome, out, part, format, quiet=quiet)
+
+
+def _summarise(table: Manifest, out: Path, *, quiet: bool) -> None:
+    """Write the summary of all rows, whatever part of them was worked on now."""
+    from recontour.reports.cohort_page import write_cohort_summary
+
+    with console.progress_of(quiet) as progress:
+        notes = write_cohort_summary(out, table.rows, threads=cores(), progress=progress)
+    console.note(notes, quiet=quiet)
 
 
 def cores() -> int:
@@ -362,6 +373,7 @@ def _finish(
         rows = [("done", f"{len(outcome.done)} ({outcome.already} of them before)")]
         rows += [("failed", str(len(outcome.failures)))] if outcome.failures else []
         rows += [("not begun", str(len(outcome.not_begun)))] if outcome.not_begun else []
+        rows += [] if outcome.disk_error else [("look at", str(out / "summary.html"))]
         console.print_table(f"Cohort in {out}{f', part {part}' if part else ''}", rows)
     if not outcome.failures:
         return

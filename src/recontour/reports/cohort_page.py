@@ -13,6 +13,7 @@ from urllib.parse import quote
 from recontour import __version__
 from recontour.expected import percent
 from recontour.files import write_text
+from recontour.recipe import Progress, no_progress
 from recontour.reports.cohort_files import write_tables
 from recontour.reports.cohort_table import (
     AREAS,
@@ -55,7 +56,7 @@ KINDS = {
 
 
 def write_cohort_summary(
-    out: Path | str, rows: Sequence[Asked], *, threads: int = 2
+    out: Path | str, rows: Sequence[Asked], *, threads: int = 2, progress: Progress = no_progress
 ) -> tuple[str, ...]:
     """Write `summary.html`, `summary.csv` and `summary.parquet` from what is in a cohort's folder.
 
@@ -67,6 +68,7 @@ def write_cohort_summary(
     out : the cohort's folder
     rows : of the manifest
     threads : to draw thumbnails with
+    progress : of the stage "thumbnails"; only new ones are drawn
 
     Returns
     -------
@@ -83,7 +85,7 @@ def write_cohort_summary(
     table = table_of(records, rows)
     notes = write_tables(out, table)
     done = [line["id"] for line in table if line["status"] == "done"]
-    thumbs = write_thumbnails(out, done, threads)
+    thumbs = write_thumbnails(out, done, threads, progress)
     environment = Environment(
         loader=PackageLoader("recontour.reports", ""),
         autoescape=True,

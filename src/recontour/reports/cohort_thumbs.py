@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from recontour.files import atomic_path
+from recontour.recipe import Progress, no_progress
 from recontour.reports.overview import PANELS
 
 FOLDER = "thumbs"
@@ -18,7 +19,9 @@ WIDTH, HEIGHT = 150, 120
 _SCALE, _QUALITY = 2, 82
 
 
-def write_thumbnails(out: Path, ids: Iterable[str], threads: int = 2) -> dict[str, tuple[int, int]]:
+def write_thumbnails(
+    out: Path, ids: Sequence[str], threads: int = 2, progress: Progress = no_progress
+) -> dict[str, tuple[int, int]]:
     """Write `thumbs/ID.jpg` of every slide with an overview, unless it is there already.
 
     Returns
@@ -26,10 +29,15 @@ def write_thumbnails(out: Path, ids: Iterable[str], threads: int = 2) -> dict[st
     id -> (width, height) at which a page shows it; without slides whose overview is missing or
     cannot be read
     """
+    found = {}
+    progress("thumbnails", 0, len(ids))
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        ids = list(ids)
         sizes = pool.map(partial(write_thumbnail, out), ids)
-        return {id: size for id, size in zip(ids, sizes, strict=True) if size}
+        for number, (id, size) in enumerate(zip(ids, sizes, strict=True), 1):
+            if size:
+                found[id] = size
+            progress("thumbnails", number, len(ids))
+    return found
 
 
 def write_thumbnail(out: Path, id: str) -> tuple[int, int] | None:
