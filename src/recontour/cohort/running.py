@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -142,8 +142,7 @@ def run_cohort(
             with contextlib.suppress(OutputError):
                 write_about(manifest, out, recipe)
             raise
-        write_about(manifest, out, recipe)
-        sweep(out / FOLDER)
+        _conclude(manifest, out, recipe, values)
     fine = {id for id, value in values.items() if value["outcome"] in ("done", "already")}
     fine |= {row.id for row in standing.done}
     failures = [_failure(row.id, state) for row, state in standing.failed]
@@ -156,6 +155,19 @@ def run_cohort(
         not_begun=tuple(row.id for row in rows if row.id not in known),
         removed=removed(manifest, out),
     )
+
+
+def _conclude(
+    manifest: Manifest, out: Path, recipe: Recipe, values: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write what is known of the whole cohort, and tidy up."""
+    try:
+        write_about(manifest, out, recipe)
+    except OutputError:
+        if all(value["error_kind"] != DISK_ERROR for value in values.values()):
+            raise
+        # It is the disk that stopped the run, and that is said already.
+    sweep(out / FOLDER)
 
 
 def some_inputs(rows: Sequence[Row], most: int = 8) -> list[str]:
