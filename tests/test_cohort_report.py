@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,22 +20,38 @@ from PIL import Image
 from recontour import generate_slide, simulate_coarse, write_annotation
 from recontour.cohort.manifest import Row
 from recontour.expected import confidence_counts
-from recontour.recipe import Recipe
 from recontour.reports.cohort_page import duration, write_cohort_summary
 from recontour.reports.cohort_table import cohort_table
-from recontour.runs import refine_to_folder
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one finished run, of a small slide."""
-    folder = tmp_path_factory.mktemp("run")
-    made = generate_slide(folder / "case.tif", size=(768, 640), seed=3)
+def command(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """`recontour cohort` on a small slide and one that is not there: its OUT, and how it ended."""
+    folder = tmp_path_factory.mktemp("lab")
+    made = generate_slide(folder / "good.tif", size=(768, 640), seed=3)
     coarse = simulate_coarse(made.truth, kind="generous", seed=1, mpp=0.5, size=made.size)
-    write_annotation(coarse, folder / "coarse.geojson")
-    recipe = Recipe(encoder="colour", method="logistic", classes=("Tumor",))
-    refine_to_folder(made.path, folder / "coarse.geojson", folder / "case", recipe)
-    return folder / "case"
+    write_annotation(coarse, folder / "good.geojson")
+    (folder / "cohort.csv").write_text(
+        "slide,coarse\ngood.tif,good.geojson\ngone.tif,good.geojson\n"
+    )
+    settings = ["--encoder", "colour", "--method", "logistic", "--class", "Tumor"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "recontour", "cohort", str(folder / "cohort.csv")]
+        + ["-o", str(folder / "out"), "--skip-errors", *settings],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "RECONTOUR_CACHE_DIR": str(folder / "cache")},
+    )
+    return folder / "out", ended
+
+
+@pytest.fixture(scope="module")
+def finished(command: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    """The folder of one finished run, of a small slide."""
+    return command[0] / "good"
 
 
 def row(id: str, **extra: str) -> Row:
@@ -242,6 +259,18 @@ def test_confidence_counts_every_cell_once(finished: Path) -> None:
     probs = np.array([[0.9, 0.1], [0.26, 0.74], [1.0, 0.0]])
     found = confidence_counts(probs, np.array([0, 0, 1]), bins=4)
     assert found == [1, 1, 0, 1]
+
+
+def test_the_command_leaves_a_summary_also_when_a_slide_fails(
+    command: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, ended = command
+    assert ended.returncode == 1, ended.stderr
+    assert "summary.html" in ended.stdout
+    page = (out / "summary.html").read_text("utf-8")
+    assert rows_of(page)[0] == ("failed", "gone")
+    assert 'src="thumbs/good.jpg"' in page
+    assert "no such slide: gone.tif" in page
 
 
 @pytest.mark.parametrize(
