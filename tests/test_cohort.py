@@ -16,6 +16,7 @@ import pytest
 
 from recontour import Recipe, Runtime
 from recontour.cohort import carrying, lanes, sweeping, tasks
+from recontour.cohort.gpus import least_used
 from recontour.cohort.lanes import LANES, Lane, LaneStopped
 from recontour.cohort.leases import _record
 from recontour.cohort.manifest import read_manifest
@@ -422,6 +423,18 @@ def test_a_stopped_lane_says_so(tmp_path):
     with pytest.raises((LaneStopped, LaneError)):
         lane.run({"kind": "refine"}, tmp_path, lambda *_: None, None)
     assert not lane.alive
+
+
+def test_lanes_are_spread_over_the_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert [least_used("auto", used) for used in ([], ["3"], ["3", "GPU-5"])] == ["3", "GPU-5", "3"]
+    assert least_used("cpu", []) is None
+    assert least_used("cuda:1", []) is None
+    with contextlib.ExitStack() as stack:
+        borrowed = [stack.enter_context(LANES.borrow(None, "cuda")) for _ in range(3)]
+        assert [lane.gpu for lane in borrowed] == ["3", "GPU-5", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert least_used("auto", []) is None
 
 
 def _wait_for(condition):

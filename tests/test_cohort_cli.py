@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +143,23 @@ def test_a_dry_run_says_what_is_to_do_and_writes_nothing(cli, slides, finished, 
     assert (plan["done"], plan["todo"]) == (2, [])
     assert plan["expected"]["seconds"] == 0
     assert "2 finished slides" in plan["expected"]["basis"]
+
+
+def test_interrupted_it_says_how_to_go_on(slides, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "recontour", "cohort", slides / "good.csv", "-o", out]
+    process = subprocess.Popen(
+        [*map(str, (*command, *QUICK))], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("state/*.lease")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "the same command resumes" in said
+    assert "Traceback" not in said
+    assert not list(out.glob("state/*.lease"))
 
 
 def ended(id: str, outcome: str = "done") -> dict[str, object]:

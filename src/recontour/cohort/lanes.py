@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from recontour.cohort.gpus import environment, least_used
 from recontour.errors import LaneError
 
 COMMAND = (sys.executable, "-m", "recontour.cohort.lane")
@@ -44,10 +45,17 @@ class JobFailedError(LaneError):
 
 
 class Lane:
-    """One child process; works on one task at a time."""
+    """One child process; works on one task at a time.
 
-    def __init__(self, threads: int | None = None) -> None:
-        env = dict(os.environ)
+    Parameters
+    ----------
+    threads : for its arithmetic; None: the libraries' choice
+    gpu : the only one it sees; None: all
+    """
+
+    def __init__(self, threads: int | None = None, gpu: str | None = None) -> None:
+        self.gpu = gpu
+        env = {**os.environ, **environment(gpu)}
         if threads is not None:
             env.update(dict.fromkeys(_THREADS, str(threads)))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the lane
@@ -181,13 +189,15 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[int | None, list[Lane]] = {}
+        self._idle: dict[tuple[int | None, str], list[Lane]] = {}
         self._busy: set[Lane] = set()
         self._stopping = False
 
     @contextlib.contextmanager
-    def borrow(self, threads: int | None = None) -> Iterator[Lane]:
+    def borrow(self, threads: int | None = None, device: str = "auto") -> Iterator[Lane]:
         """A lane of its own for a while: one that is idle, else a new one.
+
+        Where there are several GPUs, lanes for `auto` and `cuda` are spread over them.
 
         Raises
         ------
@@ -196,11 +206,11 @@ class Lanes:
         with self._lock:
             if self._stopping:
                 raise LaneStopped
-            idle = self._idle.setdefault(threads, [])
+            idle = self._idle.setdefault((threads, device), [])
             lane = None
             while idle and lane is None:
                 lane = _alive(idle.pop())
-            lane = lane or Lane(threads)
+            lane = lane or Lane(threads, least_used(device, self._gpus_used()))
             self._busy.add(lane)
         try:
             yield lane
@@ -213,7 +223,7 @@ class Lanes:
             with self._lock:
                 self._busy.discard(lane)
                 if lane.alive:
-                    self._idle[threads].append(lane)
+                    self._idle.setdefault((threads, device), []).append(lane)
 
     def stop(self) -> None:
         """End every lane at once; nothing is begun until `close`."""
@@ -229,6 +239,10 @@ class Lanes:
                 lane.close()
             self._idle.clear()
             self._stopping = False
+
+    def _gpus_used(self) -> list[str | None]:
+        idle = (lane for lanes in self._idle.values() for lane in lanes)
+        return [lane.gpu for lane in (*self._busy, *idle)]
 
     def pids(self) -> list[int]:
         """Of the children that are at work."""

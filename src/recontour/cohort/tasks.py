@@ -114,7 +114,8 @@ def _work(task: dict[str, Any], begun: State, states: Path, lease: Lease) -> Sta
         _tidy(place, target)
         _check_ours(target)
         work.mkdir(parents=True)
-        with LANES.borrow(task["runtime"].get("threads")) as lane:
+        runtime = task["runtime"]
+        with LANES.borrow(runtime.get("threads"), runtime.get("device", "auto")) as lane:
 
             def heard(stage: str, done: int, total: int) -> None:
                 for watcher in WATCHERS:
