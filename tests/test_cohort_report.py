@@ -21,7 +21,7 @@ from recontour import generate_slide, simulate_coarse, write_annotation
 from recontour.cohort.manifest import Row
 from recontour.expected import confidence_counts
 from recontour.reports.cohort_page import duration, write_cohort_summary
-from recontour.reports.cohort_table import cohort_table
+from recontour.reports.cohort_table import COLUMNS, cohort_table
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_the_page_puts_first_what_needs_a_person(cohort: tuple[Path, list[Row]])
         ("done", "fine & dandy"),
         ("done", "two"),
     ]
-    assert "2 slides</strong>: ….svs ends early (broken, other)" in page
+    assert "2 slides</strong>: ID.svs ends early (broken, other)" in page
     assert "1 slide: the coarse outline looks doubtful" in page
     assert "is &lt;it&gt; the right slide?" in page
     assert "/lab/" not in page
@@ -175,6 +175,12 @@ def test_the_files_hold_the_whole_table(cohort: tuple[Path, list[Row]]) -> None:
             assert line[name] == ("" if value is None else str(value))
     pq = pytest.importorskip("pyarrow.parquet")
     assert pq.read_table(out / "summary.parquet").to_pylist() == table
+
+
+def test_the_documentation_has_every_column() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "reference" / "outputs.md"
+    section = page.read_text("utf-8").partition("{ #cohort }")[2].partition("\n## ")[0]
+    assert [name for name in COLUMNS if f"`{name}`" not in section] == []
 
 
 def test_without_pyarrow_the_page_says_so(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recontour.cohort.columns import ALIASES, SETTINGS
 from recontour.cohort.manifest import Row, read_manifest
 from recontour.cohort.names import why_unsafe
 from recontour.cohort.rows import refusal
@@ -265,3 +268,59 @@ def test_whatever_csv_quotes_is_read_back(
     assert [(row.extra["remark"], row.mpp) for row in rows] == [
         (remark.strip(), mpp) for remark, mpp in cells
     ]
+
+
+def test_the_documentation_has_every_column() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "reference" / "manifest.md"
+    text = page.read_text("utf-8")
+    names = {*SETTINGS, *ALIASES, *(name for others in ALIASES.values() for name in others)}
+    assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+def test_a_manifest_is_made_of_two_folders(tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    slides, outlines = tmp_path / "slides", tmp_path / "outlines"
+    for name in ("a.svs", "P1/b.tif", "P2/b.tif", "c.ome.tif", "d.ndpi", ".x.svs", "notes.txt"):
+        (slides / name).parent.mkdir(parents=True, exist_ok=True)
+        (slides / name).touch()
+    for name in ("x/1.dcm", "x/2.dcm"):
+        (slides / name).parent.mkdir(exist_ok=True)
+        (slides / name).touch()
+    outlines.mkdir()
+    for name in ("A.geojson", "P1_b.tif.xml", "P2_b.tif.xml", "c.coarse.json", "1.json"):
+        (outlines / name).touch()
+    out = tmp_path / "lists" / "cohort.csv"
+    options = ("--coarse-dir", outlines, "-o", out)
+    answer = cli("manifest", slides, *options)
+    assert answer.code == 0, answer
+    assert "1 without an outline" in answer.err
+    assert "d.ndpi" in answer.err
+    assert "DICOM" in answer.err
+    manifest = read_manifest(out)
+    assert not manifest.problems
+    assert {(row.id, row.slide, row.coarse) for row in manifest.rows} == {
+        (id, str(slides / slide), str(outlines / coarse))
+        for id, slide, coarse in [
+            ("a", "a.svs", "A.geojson"),
+            ("P1_b.tif", "P1/b.tif", "P1_b.tif.xml"),
+            ("P2_b.tif", "P2/b.tif", "P2_b.tif.xml"),
+            ("c", "c.ome.tif", "c.coarse.json"),
+            ("1", "x/1.dcm", "1.json"),
+        ]
+    }
+    assert "# ../slides/d.ndpi: no outline named d" in out.read_text()
+    assert cli("manifest", slides, *options).code == 2
+    assert cli("manifest", slides, *options, "--overwrite").code == 0
+
+
+def test_masks_beside_their_slides_are_no_slides(
+    tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    for name in ("a.jpg", "a.png", "b.tif", "b_coarse.tif"):
+        (tmp_path / name).touch()
+    out = tmp_path / "cohort.csv"
+    assert cli("manifest", tmp_path, "-o", out).code == 0
+    assert [(row.id, Path(row.coarse).name) for row in read_manifest(out).rows] == [
+        ("a", "a.png"),
+        ("b", "b_coarse.tif"),
+    ]
+    assert cli("manifest", tmp_path / "none", "-o", tmp_path / "x.csv").code == 2

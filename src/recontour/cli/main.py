@@ -23,6 +23,7 @@ from recontour.cli import (
     embed,
     evaluate,
     info,
+    manifest,
     presets,
     refine,
     report,
@@ -73,6 +74,7 @@ def _root(
 
 app.command("refine", short_help="Refine a coarse outline on a slide: the main job.")(refine.refine)
 app.command("cohort", short_help="Refine the outlines of many slides, resumable.")(cohort.cohort)
+app.command("manifest", short_help="Write the manifest of a folder of slides.")(manifest.manifest)
 app.command("evaluate", short_help="Compare an outline with the truth.")(evaluate.evaluate)
 app.command("simulate", short_help="Make coarse outlines from fine ones.")(simulate.simulate)
 app.command("tune", short_help="Choose a method's options without the truth.")(tune.tune)

@@ -39,6 +39,9 @@ MOST_LISTED = 20
 """Kinds of failures above the table, and slides named of each; the table has them all."""
 
 NAMED = 5
+ANY = "ID"
+"""Instead of a slide's name, where many failed alike."""
+
 DOUBTED = ("doubtful", "invalid")
 """Verdicts on a coarse outline that put its slide among the first to look at."""
 
@@ -211,11 +214,11 @@ def _failures(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for line in table:
         if line["status"] == "failed":
             said = line["error"] or line["error_kind"] or "no reason is known"
-            kinds.setdefault(said.replace(line["id"], "…"), []).append(line["id"])
+            kinds.setdefault(said.replace(line["id"], ANY), []).append(line["id"])
     listed = []
     for said, ids in sorted(kinds.items(), key=lambda kind: -len(kind[1])):
         if len(ids) == 1:
-            listed.append((ids[0], said.replace("…", ids[0])))
+            listed.append((ids[0], said.replace(ANY, ids[0])))
             continue
         more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
         listed.append((count(len(ids), "slide"), f"{said} ({', '.join(ids[:NAMED])}{more})"))
