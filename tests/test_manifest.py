@@ -307,7 +307,7 @@ def test_a_manifest_is_made_of_two_folders(tmp_path: Path, cli: Callable[..., An
             ("1", "x/1.dcm", "1.json"),
         ]
     }
-    assert "# ../slides/d.ndpi: no outline named d" in out.read_text()
+    assert "\n# d,../slides/d.ndpi,\n" in out.read_text()
     assert cli("manifest", slides, *options).code == 2
     assert cli("manifest", slides, *options, "--overwrite").code == 0
 

@@ -59,9 +59,10 @@ def draft_manifest(slides: Path, coarse_dir: Path, base: Path) -> Draft:
     for path, id in zip(found, ids, strict=True):
         try:
             coarse = Path(outlines.find(str(path), id))
-        except UsageError as error:
+        except UsageError:
             without.append(path)
-            text.write(f"# {_relative(path, base)}: {error}\n".replace("\n", " ").rstrip() + "\n")
+            text.write("# ")  # the outline can be filled in, and the mark taken off
+            writer.writerow([id, _relative(path, base), ""])
             continue
         writer.writerow([id, _relative(path, base), _relative(coarse, base)])
     return Draft(text.getvalue(), len(found) - len(without), tuple(without), notes)
