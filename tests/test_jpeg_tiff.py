@@ -497,7 +497,7 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times: Counter[tuple[int, int, int]] = Counter()
-        original = JpegTiles.decode
+        original, into = JpegTiles.decode, JpegTiles.into
         lock = threading.Lock()
 
         def decode(tiles: JpegTiles, indices: Sequence[int], shrink: int) -> list[Pixels]:
@@ -505,7 +505,13 @@ class Counting:
                 self.times.update((tiles.grid.size[0], shrink, index) for index in indices)
             return original(tiles, indices, shrink)
 
+        def decode_into(tiles: JpegTiles, out: Pixels, index: int) -> Pixels:
+            with lock:
+                self.times[tiles.grid.size[0], 1, index] += 1
+            return into(tiles, out, index)
+
         monkeypatch.setattr(JpegTiles, "decode", decode)
+        monkeypatch.setattr(JpegTiles, "into", decode_into)
 
 
 @pytest.fixture

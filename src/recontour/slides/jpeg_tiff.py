@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -111,6 +111,7 @@ class JpegTiffReader:
         self._state = threading.Condition()
         self._readers, self._closed = 0, False
         self._pool: ThreadPoolExecutor | None = None
+        self._own = threading.local()
         self._other: Any = None
         self._file = path.open("rb", buffering=0)
         weakref.finalize(self, self._file.close)
@@ -126,14 +127,22 @@ class JpegTiffReader:
         ------
         SlideError : the file is damaged there, or the slide was closed
         """
-        with self._in_use():
-            view = self._view(x, y, size, mpp)
-            try:
-                return self._read(view)
-            except DamagedTile as error:
-                raise self._damaged(view.level, error) from error
-            finally:
-                self.plan.done((x, y, size, mpp))
+        region = _plain(x, y, size, mpp)
+        with self._state:
+            if self._closed:
+                raise SlideError(f"{self._path.name} was closed")
+            self._readers += 1
+        try:
+            view = self._view(*region)
+            return self._read(view, self.plan.planned(region))
+        except DamagedTile as error:
+            raise self._damaged(view.level, error) from error
+        finally:
+            self.plan.done(region)
+            with self._state:
+                self._readers -= 1
+                if self._closed:
+                    self._state.notify_all()
 
     def plan_reads(
         self, regions: Sequence[tuple[float, float, tuple[int, int], float]]
@@ -142,7 +151,7 @@ class JpegTiffReader:
 
         At most `PLAN_BYTES` are kept; beyond that, tiles are decoded again.
         """
-        return self.plan.expecting(regions)
+        return self.plan.expecting([_plain(*region) for region in regions])
 
     def close(self) -> None:
         """Release the file, once the reads under way have ended."""
@@ -156,20 +165,6 @@ class JpegTiffReader:
             pool.shutdown()
         if other is not None:
             other.close()
-
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        with self._state:
-            if self._closed:
-                raise SlideError(f"{self._path.name} was closed")
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._state:
-                self._readers -= 1
-                if not self._readers:
-                    self._state.notify_all()
 
     def _view(self, x: float, y: float, size: tuple[int, int], mpp: float) -> _View:
         level = best_level(self.level_mpps, mpp)
@@ -188,35 +183,48 @@ class JpegTiffReader:
         block = (left, top) if whole == 1 else None
         return _View(level, shrink, extent, (left, top), size, whole, block)
 
-    def _read(self, view: _View) -> Pixels:
+    def _read(self, view: _View, tiles: Sequence[Tile] | None) -> Pixels:
         if view.block is None:
 
             def read(left: int, top: int, width: int, height: int) -> Image.Image:
                 pixels = np.empty((height, width, 3), np.uint8)
-                self._fill(pixels, view, left, top)
+                covering = self._covering(view, left, top, left + width, top + height)
+                self._fill(pixels, covering, left, top)
                 return Image.fromarray(pixels)
 
             return resample(read, view.extent, view.corner, view.size, view.scale)
         (left, top), (width, height) = view.block, view.size
         x0, y0 = max(left, 0), max(top, 0)
         x1, y1 = min(left + width, view.extent[0]), min(top + height, view.extent[1])
-        if (x0, y0, x1 - x0, y1 - y0) == (left, top, width, height):
-            out = np.empty((height, width, 3), np.uint8)
-        else:
-            out = np.full((height, width, 3), 255, np.uint8)
-        if x1 > x0 and y1 > y0:
-            self._fill(out[y0 - top : y1 - top, x0 - left : x1 - left], view, x0, y0)
+        if tiles is None:
+            tiles = self._covering(view, x0, y0, x1, y1)
+        inside = (x0, y0, x1 - x0, y1 - y0) == (left, top, width, height)
+        if inside and len(tiles) == 1 and self._corner_in(tiles[0], left, top) == (0, 0):
+            pixels = self.plan.get(tiles, self._decode)[0]
+            if pixels.shape == (height, width, 3):  # just one tile: nothing to put together
+                return pixels if pixels.flags.writeable else pixels.copy()
+        out = np.empty((height, width, 3), np.uint8)
+        if not inside:
+            out[:] = 255
+        if tiles:
+            self._fill(out[y0 - top : y1 - top, x0 - left : x1 - left], tiles, x0, y0)
         return out
 
-    def _fill(self, out: Pixels, view: _View, left: int, top: int) -> None:
-        """Put the pixels from (left, top) on, which lie within the level, into `out`."""
-        height, width = out.shape[:2]
-        tiles = self._covering(view, left, top, left + width, top + height)
+    def _fill(self, out: Pixels, tiles: Sequence[Tile], left: int, top: int) -> None:
+        """Put the pixels from (left, top) on, which `tiles` hold, into `out`."""
         groups = [tiles[start : start + JOINED] for start in range(0, len(tiles), JOINED)]
 
         def fill(group: Sequence[Tile]) -> None:
-            for tile, pixels in zip(group, self.plan.get(group, self._decode), strict=True):
+            kept = []
+            for tile in group:
+                if tile.shrink > 1 or self.plan.shares(tile):
+                    kept.append(tile)
+                    continue
+                pixels = self._tiles[tile.level].into(self._scratch(tile.level), tile.number)
                 _paste(out, pixels, *self._corner_in(tile, left, top))
+            if kept:
+                for tile, pixels in zip(kept, self.plan.get(kept, self._decode), strict=True):
+                    _paste(out, pixels, *self._corner_in(tile, left, top))
 
         if len(groups) == 1 or self.threads == 1:
             for group in groups:
@@ -227,6 +235,14 @@ class JpegTiffReader:
         errors = [error for future in futures if (error := future.exception()) is not None]
         if errors:
             raise errors[0]
+
+    def _scratch(self, level: int) -> Pixels:
+        """Each thread's own memory for a tile: fresh memory takes longer than a copy."""
+        width, height = self._tiles[level].grid.tile
+        pixels: Pixels | None = getattr(self._own, "scratch", None)
+        if pixels is None or pixels.shape != (height, width, 3):
+            pixels = self._own.scratch = np.empty((height, width, 3), np.uint8)
+        return pixels
 
     def _corner_in(self, tile: Tile, left: int, top: int) -> tuple[int, int]:
         grid = self._tiles[tile.level].grid
@@ -248,12 +264,11 @@ class JpegTiffReader:
         x1, y1 = min(x1, view.extent[0]), min(y1, view.extent[1])
         if x1 <= x0 or y1 <= y0:
             return []
-        width, height = (side // view.shrink for side in grid.tile)
-        return [
-            Tile(view.level, view.shrink, row * grid.across + col)
-            for row in range(y0 // height, (y1 - 1) // height + 1)
-            for col in range(x0 // width, (x1 - 1) // width + 1)
-        ]
+        level, shrink, across = view.level, view.shrink, grid.across
+        width, height = grid.tile[0] // shrink, grid.tile[1] // shrink
+        cols = range(x0 // width, (x1 - 1) // width + 1)
+        rows = range(y0 // height, (y1 - 1) // height + 1)
+        return [Tile(level, shrink, row * across + col) for row in rows for col in cols]
 
     def _tiles_of(self, region: Region) -> list[Tile]:
         view = self._view(*region)
@@ -308,6 +323,11 @@ class JpegTiffReader:
             f"{self._path.name} is damaged or truncated: reading the tile at ({x:g}, {y:g}) of "
             f"level {level} failed: {error.why}"
         )
+
+
+def _plain(x: float, y: float, size: tuple[int, int], mpp: float) -> Region:
+    """As Python's own numbers, so that a planned region is known again."""
+    return float(x), float(y), (int(size[0]), int(size[1])), float(mpp)
 
 
 def _paste(out: Pixels, pixels: Pixels, left: int, top: int) -> None:

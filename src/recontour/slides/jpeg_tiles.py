@@ -12,13 +12,12 @@ import io
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from recontour.slides.jpeg_header import EOI, SOI, Header, parse_header
 from recontour.slides.jpeg_structure import TileGrid
 
 Pixels = NDArray[np.uint8]
@@ -30,9 +29,6 @@ JOINED_PX = 1 << 24
 HOLE = bytes(64)
 """No entropy-coded data holds so many zeros but of blank tiles: worth a second look."""
 
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_DHT, _DQT, _DRI, _SOS, _SOF = 0xC4, 0xDB, 0xDD, 0xDA, (0xC0, 0xC1)
-_OTHER_SOF = {*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PILLOW_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
 
 
@@ -42,30 +38,6 @@ class DamagedTile(Exception):  # noqa: N818 - becomes a SlideError once its plac
     def __init__(self, index: int, why: str) -> None:
         super().__init__(why)
         self.index, self.why = index, why
-
-
-class Segment(NamedTuple):
-    """A marker segment of a JPEG stream: bytes from its marker up to the next."""
-
-    marker: int
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Header:
-    """All of a tile before its entropy-coded data.
-
-    Attributes
-    ----------
-    raw : as stored
-    before, after : a header for joined tiles, around the two bytes of its height
-    shrink : the most that the tile can be shrunk while decoding; 1: not at all
-    """
-
-    raw: bytes
-    before: bytes
-    after: bytes
-    shrink: int
 
 
 class JpegTiles:
@@ -135,7 +107,11 @@ class JpegTiles:
                 found |= self._joined(header, tiles[start : start + most], shrink)
         return [found[index] for index in indices]
 
-    def _full(self, index: int) -> Pixels:
+    def into(self, out: Pixels, index: int) -> Pixels:
+        """A tile at full size, decoded into `out` where it is stored at all."""
+        return self._full(index, out)
+
+    def _full(self, index: int, out: Pixels | None = None) -> Pixels:
         """A tile at full size."""
         from imagecodecs import Jpeg8Error, jpeg8_decode
 
@@ -149,6 +125,7 @@ class JpegTiles:
                 tables=grid.tables,
                 colorspace="YCBCR" if grid.ycbcr else "RGB",
                 outcolorspace="RGB",
+                out=out,
             )
         except (Jpeg8Error, ValueError) as error:
             raise DamagedTile(index, str(error)) from error
@@ -181,10 +158,10 @@ class JpegTiles:
         data = self._read(int(grid.offsets[index]), count)
         if len(data) < count:
             raise DamagedTile(index, f"the file ends {count - len(data):,} bytes too early")
-        if not data.startswith(_SOI):
+        if not data.startswith(SOI):
             raise DamagedTile(index, "it does not begin as a JPEG")
-        if not data.endswith(_EOI):
-            end = data.rfind(_EOI)
+        if not data.endswith(EOI):
+            end = data.rfind(EOI)
             if end < 0:
                 raise DamagedTile(index, "it does not end as a JPEG")
             data = data[: end + 2]
@@ -197,7 +174,7 @@ class JpegTiles:
         """Parsed once: the tiles of a level mostly share one."""
         header = self._header
         if header is None or not data.startswith(header.raw):
-            header = _parse(data, self.grid)
+            header = parse_header(data, self.grid)
             self._header = header
         return header
 
@@ -208,7 +185,7 @@ class JpegTiles:
         parts = [header.before, struct.pack(">H", height * len(tiles)), header.after]
         for number, (_, data) in enumerate(tiles):
             last = number == len(tiles) - 1
-            parts += data[len(header.raw) : -2], _EOI if last else bytes((0xFF, 0xD0 + number % 8))
+            parts += data[len(header.raw) : -2], EOI if last else bytes((0xFF, 0xD0 + number % 8))
         w, h = width // shrink, height // shrink
         try:
             with Image.open(io.BytesIO(b"".join(parts)), formats=("JPEG",)) as image:
@@ -227,63 +204,3 @@ class JpegTiles:
 
 def _means(pixels: Pixels, factor: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).reduce(factor))
-
-
-def _parse(data: bytes, grid: TileGrid) -> Header:
-    """The header of a tile, and what a header for several such tiles says."""
-    segments, length = _segments(data)
-    raw = data[:length]
-    whole = Header(raw, b"", b"", 1)  # not to be shrunk while decoding
-    markers = [segment.marker for segment in segments]
-    frames = [segment for segment in segments if segment.marker in _SOF]
-    if len(frames) != 1 or markers[-1] != _SOS or {_DRI, *_OTHER_SOF} & set(markers):
-        return whole
-    frame, scan = frames[0].content, segments[-1].content
-    factors = _sampling(frame)
-    # SOF: marker, length, precision, height, width; SOS: marker, length, number of components.
-    size = struct.unpack(">HH", frame[5:9])[::-1]
-    if len(factors) != 3 or scan[4] != 3 or frame[4] != 8 or size != grid.tile:
-        return whole
-    across, down = factors[0]
-    shrink = 1
-    if factors[1:] == [(1, 1), (1, 1)]:
-        # Of 4:2:2, smaller sizes would take more of the colour away than of the brightness.
-        shrink = {(1, 1): 8, (2, 2): 8, (2, 1): 2}.get((across, down), 1)
-    if shrink == 1 or grid.tile[0] % (8 * across) or grid.tile[1] % (8 * down):
-        return whole
-    units = grid.tile[0] // (8 * across) * (grid.tile[1] // (8 * down))
-    if units > 0xFFFF:
-        return whole
-    shared = _segments(grid.tables)[0] if grid.tables else []
-    tables = [s.content for s in (*shared, *segments) if s.marker in (_DHT, _DQT)]
-    # The marker from which decoders know the colours.
-    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes((grid.ycbcr,))
-    restart = b"\xff\xdd\x00\x04" + struct.pack(">H", units)
-    return Header(
-        raw, b"".join((_SOI, adobe, *tables, frame[:5])), frame[7:] + restart + scan, shrink
-    )
-
-
-def _segments(data: bytes) -> tuple[list[Segment], int]:
-    """The marker segments up to SOS, and where the data after it begins."""
-    found: list[Segment] = []
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill
-            at += 1
-            continue
-        if marker == 0xD9:
-            break
-        end = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-        found.append(Segment(marker, data[at:end]))
-        at = end
-        if marker == _SOS:
-            break
-    return found or [Segment(0, b"")], at
-
-
-def _sampling(frame: bytes) -> list[tuple[int, int]]:
-    """(horizontal, vertical) sampling factors of each component of an SOF segment."""
-    factors = frame[11::3][: frame[9]]
-    return [(value >> 4, value & 15) for value in factors]

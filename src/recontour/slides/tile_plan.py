@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,50 +41,47 @@ class TilePlan:
         self.limit = limit
         self.kept_bytes = 0
         self._tiles_of = tiles_of
-        self._regions: Counter[Region] = Counter()
+        self._coming: dict[Region, list[Sequence[Tile]]] = {}  # once for each time it is planned
         self._uses: dict[Tile, int] = {}
-        self._kept: dict[Tile, Future[Pixels | None]] = {}
-        self._lock = threading.Lock()
+        self._kept: dict[Tile, Pixels | None] = {}  # None: a thread is decoding it
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting = 0
 
     @contextlib.contextmanager
     def expecting(self, regions: Sequence[Region]) -> Iterator[None]:
         """Within the context, these regions are planned."""
-        coming = Counter(map(_key, regions))
-        uses: Counter[Tile] = Counter()
-        for region, times in coming.items():
-            for tile in self._tiles_of(region):
-                uses[tile] += times
-        with self._lock:
-            self._regions += coming
-            for tile, times in uses.items():
-                self._uses[tile] = self._uses.get(tile, 0) + times
+        planned = [(region, self._tiles_of(region)) for region in regions]
+        with self._changed:
+            for region, tiles in planned:
+                self._coming.setdefault(region, []).append(tiles)
+                for tile in tiles:
+                    self._uses[tile] = self._uses.get(tile, 0) + 1
         try:
             yield
         finally:
             # What was planned and never read, be it because of an error.
-            for region in coming:
-                while coming[region] > 0 and self.done(region):
-                    coming[region] -= 1
+            with self._changed:
+                for region, tiles in planned:
+                    left = self._coming.get(region, [])
+                    at = next((i for i, own in enumerate(left) if own is tiles), None)
+                    if at is not None:
+                        self._settle(region, at)
 
-    def done(self, region: Region) -> bool:
-        """A region was read: tiles that no other needs are let go. False: it was not planned."""
-        region = _key(region)
-        if not self._regions:
-            return False
-        with self._lock:
-            if not self._regions[region]:
-                return False
-            self._regions[region] -= 1
-            if not self._regions[region]:
-                del self._regions[region]
-        tiles = self._tiles_of(region)
-        with self._lock:
-            for tile in tiles:
-                self._uses[tile] -= 1
-                if not self._uses[tile]:
-                    del self._uses[tile]
-                    self._drop(tile)
-        return True
+    def done(self, region: Region) -> None:
+        """A region was read: tiles that no other needs are let go."""
+        if region in self._coming:
+            with self._changed:
+                if region in self._coming:
+                    self._settle(region, 0)
+
+    def planned(self, region: Region) -> Sequence[Tile] | None:
+        """The tiles of a planned region, None of any other."""
+        left = self._coming.get(region)
+        return left[0] if left else None
+
+    def shares(self, tile: Tile) -> bool:
+        """Whether it is at hand, or will be needed again after this."""
+        return tile in self._kept or self._uses.get(tile, 0) > 1
 
     def get(
         self, tiles: Sequence[Tile], decode: Callable[[Sequence[Tile]], Sequence[Pixels]]
@@ -97,57 +92,71 @@ class TilePlan:
         """
         if not self._uses:
             return list(decode(tiles))
-        own: dict[Tile, Future[Pixels | None] | None] = {}
-        others: dict[Tile, Future[Pixels | None]] = {}
-        with self._lock:
-            for tile in tiles:
-                if tile in self._kept:
-                    others[tile] = self._kept[tile]
-                    continue
-                own[tile] = None
-                if self._uses.get(tile, 0) > 1:
-                    own[tile] = self._kept[tile] = Future()
         found: dict[Tile, Pixels] = {}
+        own: list[Tile] = []
+        others: list[Tile] = []
+        claimed: list[Tile] = []
+        with self._changed:
+            for tile in tiles:
+                if tile not in self._kept:
+                    own.append(tile)
+                    if self._uses.get(tile, 0) > 1:
+                        self._kept[tile] = None
+                        claimed.append(tile)
+                elif (pixels := self._kept[tile]) is not None:
+                    found[tile] = pixels
+                else:
+                    others.append(tile)
         try:
             if own:
-                found = dict(zip(own, decode(list(own)), strict=True))
-        except BaseException:
-            with self._lock:
-                for tile, future in own.items():
-                    if future is not None:
-                        self._drop(tile)
-                        future.set_result(None)  # whoever waits decodes it alone
-            raise
-        for tile, future in own.items():
-            if future is not None:
-                found[tile] = self._keep(tile, future, found[tile])
+                found.update(zip(own, decode(own), strict=True))
+        finally:
+            # On an error too: whoever waits for these decodes them alone.
+            self._keep({tile: found.get(tile) for tile in claimed}, found)
         # Own tiles came first: who waits here keeps nobody else waiting.
-        for tile, future in others.items():
-            pixels = future.result()
-            found[tile] = decode([tile])[0] if pixels is None else pixels
+        for tile in others:
+            known = self._await(tile)
+            found[tile] = decode([tile])[0] if known is None else known
         return [found[tile] for tile in tiles]
 
-    def _keep(self, tile: Tile, future: Future[Pixels | None], pixels: Pixels) -> Pixels:
-        """Hand a tile to whoever waits for it, and keep it where memory allows."""
-        if pixels.base is not None:
-            pixels = pixels.copy()  # a view would hold all tiles that were decoded with it
-        pixels.flags.writeable = False
-        with self._lock:
-            fits = self.kept_bytes + pixels.nbytes <= self.limit
-            if self._kept.get(tile) is future:
-                if fits:
-                    self.kept_bytes += pixels.nbytes
-                else:
+    def _keep(self, fresh: dict[Tile, Pixels | None], found: dict[Tile, Pixels]) -> None:
+        """Keep claimed tiles where memory allows; None: they could not be decoded."""
+        for tile, pixels in fresh.items():
+            if pixels is not None:
+                if pixels.base is not None:
+                    pixels = pixels.copy()  # a view would hold all that was decoded with it
+                pixels.flags.writeable = False
+                fresh[tile] = found[tile] = pixels
+        with self._changed:
+            for tile, pixels in fresh.items():
+                if tile not in self._kept:
+                    continue  # nobody needs it any more
+                if pixels is None or self.kept_bytes + pixels.nbytes > self.limit:
                     del self._kept[tile]
-            future.set_result(pixels)
-        return pixels
+                else:
+                    self._kept[tile] = pixels
+                    self.kept_bytes += pixels.nbytes
+            if self._waiting:
+                self._changed.notify_all()
 
-    def _drop(self, tile: Tile) -> None:
-        future = self._kept.pop(tile, None)
-        if future is not None and future.done() and (pixels := future.result()) is not None:
-            self.kept_bytes -= pixels.nbytes
+    def _await(self, tile: Tile) -> Pixels | None:
+        """A tile once the thread that decodes it is done; None if it was not kept."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: self._kept.get(tile, tile) is not None)
+            self._waiting -= 1
+            return self._kept.get(tile)
 
-
-def _key(region: Region) -> Region:
-    x, y, (width, height), mpp = region
-    return float(x), float(y), (int(width), int(height)), float(mpp)
+    def _settle(self, region: Region, at: int) -> None:
+        """Take a planned region off the plan, and let go of what no other needs."""
+        left = self._coming[region]
+        tiles = left.pop(at)
+        if not left:
+            del self._coming[region]
+        for tile in tiles:
+            self._uses[tile] -= 1
+            if not self._uses[tile]:
+                del self._uses[tile]
+                pixels = self._kept.pop(tile, None)
+                if pixels is not None:
+                    self.kept_bytes -= pixels.nbytes
