@@ -58,7 +58,7 @@ def main() -> None:
         "done": sum(state["outcome"] == "done" for state in states),
         "compared": len(contents(calm)),
         "different": wrong,
-        "leases_left": [p.name for p in (killed / "state").glob("*.lease*")],
+        "leases_left": [p.name for p in (killed / "state").rglob("*.lease*")],
     }
     print(json.dumps(report, indent=2))
     if options.folder is None:

@@ -319,7 +319,7 @@ def test_ctrl_c_ends_at_once_and_the_rest_is_resumed(cohort):
     assert cohort.run().done == ("a", "b", "c")
 
 
-KILLS = int(os.environ.get("RECONTOUR_KILLS", "4"))
+KILLS = int(os.environ.get("RECONTOUR_KILLS", "3"))
 
 
 def test_killed_at_any_moment_it_ends_as_if_undisturbed(cohort, monkeypatch):

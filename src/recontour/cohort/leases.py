@@ -5,7 +5,7 @@ name exists). Its owner writes a growing number into it. Clocks of different hos
 compared: an observer takes a lease for abandoned when its number stands still for `STALE_S` seconds
 of the observer's own monotonic clock, or when its process is dead on the very same host.
 
-An abandoned lease `a.lease` is taken over by creating `a.lease.2` (then `.3`, …): of several
+An abandoned lease `a.lease` is taken over by creating `taken/a.lease.2` (then `.3`, …): of several
 observers only one can, and the highest number holds. So nobody ever removes the lease of somebody
 else, and an owner that only slept sees that a higher number exists and drops its work.
 """
@@ -31,7 +31,9 @@ BEAT_S = 5.0
 """Seconds between two beats of an owner."""
 STALE_S = 60.0
 """An owner that has not moved for so long is gone; twelve beats, and what NFS clients cache."""
-_LEASE = re.compile(r"([^.].*\.lease)(?:\.(\d+))?")
+TAKEN = "taken"
+"""Folder of leases that were taken over: few, however many slides there are."""
+_LEASE = re.compile(r"([^.].*\.lease)\.(\d+)")
 WIDTH = 512
 """Bytes of a lease: of one size, so that a beat overwrites exactly the last one."""
 
@@ -141,6 +143,8 @@ def acquire(base: Path, *, stale: str | None = None, beat_s: float = BEAT_S) -> 
         return None
     mark = {**_this_process(), "token": uuid.uuid4().hex}
     try:
+        if number:
+            (base.parent / TAKEN).mkdir(exist_ok=True)
         if not _create(_numbered(base, number + 1), _record({**mark, "beat": 0})):
             return None
     except OSError as error:
@@ -156,7 +160,7 @@ def acquire(base: Path, *, stale: str | None = None, beat_s: float = BEAT_S) -> 
 
 
 def _numbered(base: Path, number: int) -> Path:
-    return base if number == 1 else base.with_name(f"{base.name}.{number}")
+    return base if number == 1 else base.parent / TAKEN / f"{base.name}.{number}"
 
 
 def _highest(base: Path) -> tuple[int, bytes]:
@@ -166,7 +170,9 @@ def _highest(base: Path) -> tuple[int, bytes]:
     """
     number, content = 0, b""
     if not base.exists():
-        number = max((number for name, number in leases_in(base.parent) if name == base), default=0)
+        number = max(
+            (number for name, number in taken_over(base.parent) if name == base), default=0
+        )
         found = _content(_numbered(base, number)) if number else None
         if found is None:
             return 0, b""
@@ -176,14 +182,14 @@ def _highest(base: Path) -> tuple[int, bytes]:
     return number, content
 
 
-def leases_in(folder: Path) -> list[tuple[Path, int]]:
-    """(base, number) of every lease in a folder."""
+def taken_over(folder: Path) -> list[tuple[Path, int]]:
+    """(base, number) of every lease in a folder that was taken over and not given back."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208  # names are all that is needed of thousands
+        names = os.listdir(folder / TAKEN)  # noqa: PTH208  # no paths of names that do not matter
     except OSError:
         return []
     matches = (_LEASE.fullmatch(name) for name in names)
-    return [(folder / match[1], int(match[2] or 1)) for match in matches if match]
+    return [(folder / match[1], int(match[2])) for match in matches if match]
 
 
 def _content(path: Path) -> bytes | None:

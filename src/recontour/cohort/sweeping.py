@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from recontour.cohort.leases import acquire, leases_in
+from recontour.cohort.leases import acquire, taken_over
 
 OLD_S = 3600.0
 """A temporary file so much older than the newest of the folder is nobody's: both have the times of
@@ -21,7 +21,7 @@ def sweep(states: Path) -> None:
     """
     if not states.is_dir():
         return
-    for base in sorted({base for base, _ in leases_in(states)}):
+    for base in sorted({*states.glob("*.lease"), *(base for base, _ in taken_over(states))}):
         lease = acquire(base)
         if lease is not None:
             lease.release()
