@@ -102,6 +102,7 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
     title = "Probability" if len(classes) == 1 else "Probability of any class"
     chance = panel(EDGE, top, third, lower, title)
     show_probability(chance, picture, view, refinement, classes)
+    changes = [(c.refined.difference(c.coarse), c.coarse.difference(c.refined)) for c in classes]
     for number, window in enumerate(closer, start=1):
         letter = "AB"[number - 1]
         mark_window(after, window, letter)
@@ -109,9 +110,9 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
             EDGE + number * (third + GAP), top, third, lower, f"Detail {letter}: what changed"
         )
         show_view(axes, read_view(slide, window, round(third * DPI)), window, slide.mpp)
-        for c in classes:
-            fill_area(axes, c.refined.difference(c.coarse), **ADDED)
-            fill_area(axes, c.coarse.difference(c.refined), **REMOVED)
+        for added, removed in changes:
+            fill_area(axes, added, **ADDED)
+            fill_area(axes, removed, **REMOVED)
         for c in classes:
             draw_outline(axes, c.coarse, c.colour, window, dashed=True)
             draw_outline(axes, c.refined, c.colour, window)
@@ -123,7 +124,14 @@ def write_overview(slide: Slide, refinement: Refinement, path: Path) -> None:
     ]
     with atomic_path(path) as temporary:
         metadata = {PANELS: json.dumps(upper_panels)}
-        figure.savefig(temporary, format="png", dpi=DPI, metadata=metadata)
+        # Level 3 takes a third of the time of the usual 6, for a file that is 8 % larger.
+        figure.savefig(
+            temporary,
+            format="png",
+            dpi=DPI,
+            metadata=metadata,
+            pil_kwargs={"compress_level": 3},
+        )
 
 
 def read_view(slide: Slide, view: View, width_px: int) -> NDArray[np.uint8]:
@@ -217,11 +225,12 @@ def draw_outline(
     if outline is None:
         return
     rgb = tuple(v / 255 for v in colour)
+    # As artists: of patches, matplotlib would search every curve for limits that the axes have.
     if fill:
-        axes.add_patch(PathPatch(outline, facecolor=(*rgb, fill), edgecolor="none"))
+        axes.add_artist(PathPatch(outline, facecolor=(*rgb, fill), edgecolor="none"))
     style: Any = (0, (4, 2.2)) if dashed else "solid"
-    axes.add_patch(PathPatch(outline, fill=False, edgecolor=casing, linewidth=width + 1.6))
-    axes.add_patch(PathPatch(outline, fill=False, edgecolor=rgb, linewidth=width, linestyle=style))
+    axes.add_artist(PathPatch(outline, fill=False, edgecolor=casing, linewidth=width + 1.6))
+    axes.add_artist(PathPatch(outline, fill=False, edgecolor=rgb, linewidth=width, linestyle=style))
 
 
 def fill_area(axes: Any, geometry: Geometry, **style: Any) -> None:
@@ -230,7 +239,7 @@ def fill_area(axes: Any, geometry: Geometry, **style: Any) -> None:
 
     outline = as_path(geometry)
     if outline is not None:
-        axes.add_patch(PathPatch(outline, **style))
+        axes.add_artist(PathPatch(outline, **style))
 
 
 def as_path(geometry: Any) -> Any:
