@@ -16,11 +16,15 @@ from typing import Any, cast
 from recontour.cohort.rows import Row
 from recontour.errors import UnknownNameError
 from recontour.recipe import Progress, Recipe, Runtime, no_progress
+from recontour.types import Refiner
 
 Job = Callable[[dict[str, Any], Path, Runtime], dict[str, Any]]
 
 JOBS = {
     "refine": "recontour.cohort.jobs:refine",
+    "sample": "recontour.cohort.pool_jobs:sample",
+    "fit": "recontour.cohort.pool_jobs:fit",
+    "predict": "recontour.cohort.pool_jobs:predict",
 }
 """Kind -> "module:function"."""
 
@@ -73,8 +77,13 @@ def local_row(task: Mapping[str, Any], runtime: Runtime) -> Iterator[Row]:
         )
 
 
-def refine(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]:
-    """Refine one slide, as `recontour refine` does; `work` gets the same files."""
+def refine(
+    task: dict[str, Any], work: Path, runtime: Runtime, *, refiner: Refiner | None = None
+) -> dict[str, Any]:
+    """Refine one slide, as `recontour refine` does; `work` gets the same files.
+
+    `refiner` : fitted on a pool of slides; None learns from this one
+    """
     from recontour.runs import refine_to_folder
 
     with local_row(task, runtime) as row:
@@ -87,5 +96,6 @@ def refine(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]
             reviewed=row.reviewed,
             also=row.also,
             strict=bool(task.get("strict")),
+            refiner=refiner,
         ).summary
     return {"cells": summary["grid"]["n_cells"], "warnings": len(summary["warnings"])}

@@ -73,6 +73,22 @@ def can_keep(name: str) -> bool:
     return hasattr(refiner, "learned") and hasattr(refiner, "recall")
 
 
+def learned_of(refiner: Refiner) -> Learned:
+    """What a fitted refiner has learned.
+
+    Raises
+    ------
+    UsageError : it cannot say
+    RefinerError : it has not learned yet
+    """
+    if not hasattr(refiner, "learned"):
+        raise UsageError(
+            f"{type(refiner).__name__} cannot say what it has learned (`learned` and `recall`), so "
+            "it cannot be fitted here and used elsewhere"
+        )
+    return cast(KeepableRefiner, refiner).learned()
+
+
 def digest_of(refiner: Refiner) -> str:
     """Hex SHA-256 of everything a fitted refiner has learned.
 
@@ -81,7 +97,7 @@ def digest_of(refiner: Refiner) -> str:
     UsageError : it cannot say what it has learned
     RefinerError : it has not learned yet
     """
-    learned = _keepable(refiner).learned()
+    learned = learned_of(refiner)
     found = hashlib.sha256(type(refiner).__qualname__.encode())
     found.update(json.dumps(learned.facts, sort_keys=True).encode())
     for name, values in sorted(learned.arrays.items()):
@@ -104,7 +120,7 @@ def pack(
     ------
     UsageError : it cannot say what it has learned
     """
-    learned = _keepable(refiner).learned()
+    learned = learned_of(refiner)
     facts = {
         "schema": SCHEMA,
         "method": name,
@@ -141,21 +157,12 @@ def unpack(data: bytes) -> tuple[Refiner, dict[str, Any]]:
             f"a fitted refiner of schema {schema!r}, where {SCHEMA!r} is read; delete the file, "
             "and the same command makes it again"
         )
-    refiner = _keepable(make_refiner(facts["method"], seed=facts["seed"], **facts["options"]))
+    refiner = make_refiner(facts["method"], seed=facts["seed"], **facts["options"])
     try:
-        refiner.recall(Learned(arrays, facts["learned"]))
+        cast(KeepableRefiner, refiner).recall(Learned(arrays, facts["learned"]))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RefinerError(
             f"what {facts['method']} learned does not fit this version of it ({error}); delete the "
             "file, and the same command makes it again"
         ) from error
     return refiner, dict(facts["about"])
-
-
-def _keepable(refiner: Refiner) -> KeepableRefiner:
-    if not (hasattr(refiner, "learned") and hasattr(refiner, "recall")):
-        raise UsageError(
-            f"{type(refiner).__name__} cannot say what it has learned (`learned` and `recall`), so "
-            "it cannot be fitted here and used elsewhere"
-        )
-    return cast(KeepableRefiner, refiner)
