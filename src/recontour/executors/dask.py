@@ -82,11 +82,9 @@ class Dask:
         write_text(token, check.token)
         self._token = token
         with self._scheduler_may_go():
-            workers = self._workers(device)
-            workers.look_until_some()
-            problems = workers.problems() if _may_use_gpu(device) else []
+            self._workers(device).look_until_some()
             answers = client.run(inspect, check, list(inputs), on_error="return")
-        problems += [
+        problems = [
             f"worker {address} {sentence}"
             for address, answer in sorted(answers.items())
             for sentence in (answer if isinstance(answer, list) else [_unloadable(answer)])

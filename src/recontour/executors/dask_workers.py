@@ -62,7 +62,7 @@ class Workers:
         if now < self._next:
             return
         found = self._ask().values()
-        gpus = sum(int(w["resources"].get("GPU", 0)) for w in found)
+        gpus = sum(min(int(w["resources"].get("GPU", 0)), w["nthreads"]) for w in found)
         if self._gpu and gpus:
             self.resources, self.slots = {"GPU": 1}, gpus
         else:
@@ -90,15 +90,6 @@ class Workers:
         while not self.slots:
             time.sleep(0.2)
             self.look()
-
-    def problems(self) -> list[str]:
-        """What is wrong with how workers were started, a sentence each."""
-        return [
-            f"worker {address} advertises GPU={n:g}; start one worker a GPU, each with its own "
-            "CUDA_VISIBLE_DEVICES, --nthreads 1 and --resources GPU=1"
-            for address, worker in sorted(self._ask().items())
-            if (n := worker["resources"].get("GPU", 0)) > 1
-        ]
 
     def _ask(self) -> Mapping[str, Any]:
         identity = self._client.sync(
