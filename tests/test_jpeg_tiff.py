@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jpeg_slides import Pixels, box_mean, split, tissue, write_slide
 
 from recontour.errors import MissingMppError, SlideError, UsageError
-from recontour.slides import open_slide, thumbnail
+from recontour.slides import limit_threads, open_slide, thumbnail
 from recontour.slides.jpeg_tiff import JpegTiffReader
 from recontour.slides.jpeg_tiles import JpegTiles
 from recontour.types import PlanningSlide, Slide
@@ -452,6 +452,15 @@ def test_a_large_region_is_read_in_threads(tmp_path: Path, threads: int) -> None
     assert threading.active_count() - before == (0 if threads == 1 else 3)
     ours.close()
     assert threading.active_count() == before
+
+
+def test_threads_are_limited_by_the_user(plain: Path) -> None:
+    slide = fast(plain)
+    own = slide.threads
+    limit_threads(slide, None)
+    assert slide.threads == own
+    limit_threads(slide, 1)
+    assert slide.threads == 1
 
 
 def test_a_closed_slide_says_so(plain: Path) -> None:

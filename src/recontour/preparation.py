@@ -42,7 +42,7 @@ from recontour.grid import (
 from recontour.labelling import label_outlines, passed_over
 from recontour.recipe import Recipe, Runtime
 from recontour.review import review_cells
-from recontour.slides import frame_of, open_slide
+from recontour.slides import frame_of, limit_threads, open_slide
 from recontour.tissue import TISSUE_RULES, find_tissue
 from recontour.types import Annotation, Encoder, Frame, Geometry, PatchGrid, PatchSet, Slide
 
@@ -265,6 +265,7 @@ def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
         "patch_px": recipe.patch_px,
     }
     check_sides(**sides)
+    limit_threads(slide, runtime.threads)
     runtime.progress("tissue", 0, 1)
     tissue = tissue_of(slide, recipe)
     runtime.progress("tissue", 1, 1)

@@ -6,6 +6,6 @@ A reader is a class called as `Reader(path, mpp)` that yields a `Slide`; its cla
 
 from __future__ import annotations
 
-from recontour.slides.opening import frame_of, open_slide, thumbnail
+from recontour.slides.opening import frame_of, limit_threads, open_slide, thumbnail
 
-__all__ = ["frame_of", "open_slide", "thumbnail"]
+__all__ = ["frame_of", "limit_threads", "open_slide", "thumbnail"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recontour import registry
 from recontour.errors import MissingFileError, SlideError, UnknownNameError
-from recontour.types import Frame, Slide
+from recontour.types import Frame, PlanningSlide, Slide
 
 ORIGINS = ("auto", "bounds", "level0")
 _PREFERRED = ("jpeg_tiff", "openslide", "image")
@@ -42,6 +42,15 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: str | None = 
         reader = _reader_for(path)
     slide: Slide = registry.lookup("reader", reader)(path, mpp)
     return slide
+
+
+def limit_threads(slide: Slide, threads: int | None) -> None:
+    """Let a reader that has threads of its own start no more than these; None: as many as it likes.
+
+    They are used for large regions only.
+    """
+    if threads is not None and isinstance(slide, PlanningSlide):
+        slide.threads = min(slide.threads, threads)
 
 
 def _reader_for(path: Path) -> str:
