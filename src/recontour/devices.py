@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 
 from recontour.errors import UnknownNameError, UsageError
 
 KNOWN = ("auto", "cpu", "cuda", "cuda:1", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
+ENGINES = ("eager", "compile", "openvino")
+SHARE = 0.6  # of the free memory of a device that one pass may take
 
 
 def pick_device(name: str) -> torch.device:
@@ -68,3 +73,48 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         native = device.type == "cuda" or (device.type == "cpu" and has_native_bf16())
         name = "bf16" if native else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def check_engine(name: str) -> str:
+    """The `name` of an engine, if it is one.
+
+    Raises
+    ------
+    UnknownNameError : none of `ENGINES`
+    """
+    if name not in ENGINES:
+        raise UnknownNameError.of("engine", name, ENGINES)
+    return name
+
+
+def pick_device_of(engine: str, name: str) -> torch.device:
+    """The device called `name` for an encoder on `engine`; OpenVINO runs on the CPU only.
+
+    Raises
+    ------
+    UnknownNameError, UsageError : as `pick_device`; the engine does not run on the device
+    """
+    device = pick_device("cpu" if engine == "openvino" and name == "auto" else name)
+    if engine == "openvino" and device.type != "cpu":
+        raise UsageError(f"--engine openvino runs on the CPU, not on {name!r}; use --device cpu")
+    return device
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A tensor of `array` on `device`.
+
+    On a CPU they share memory. For CUDA it goes through pinned memory, so that the copy runs while
+    the device still computes what came before.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def fitting(device: torch.device, bytes_each: int, most: int) -> int | None:
+    """How many items of `bytes_each` a CUDA device has room for, 1 to `most`; None on others."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(most, int(SHARE * free) // bytes_each))

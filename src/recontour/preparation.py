@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +126,7 @@ def prepare(
     *,
     reviewed: Annotation | str | Path | None = None,
     also: Sequence[Annotation | str | Path] = (),
+    lay: Callable[[], Layout] | None = None,
 ) -> Work:
     """Open, read, find tissue, lay the grid, label the cells; nothing is embedded yet.
 
@@ -133,23 +134,21 @@ def prepare(
     ----------
     reviewed : regions of which a person is certain
     also : further outlines of the same slide, of other annotators
+    lay : gives the layout of the slide, where that is found elsewhere
 
     Raises
     ------
     AnnotationError : the outline lies off the slide or off the tissue
     RefinerError : a class, or the background, has no cell at all
     """
-    check_limits(recipe.only, recipe.within_um)
-    check_target(recipe.error_target)
-    if recipe.band not in BANDS:
-        raise UsageError(f"--band {recipe.band} must be 1 (off), 2 or 4")
+    check_settings(recipe)
     slide = slide if isinstance(slide, Slide) else open_slide(slide, recipe.mpp, recipe.reader)
     if not isinstance(coarse, Annotation):
         coarse = read_annotation(coarse, frame_of(slide, recipe.origin, recipe.entry))
     selection = select_regions(coarse, recipe.classes, recipe.exclude_classes)
     drawn = claimed_areas(selection.regions)
     warnings = [*_check_pixel_size(slide), *_check_on_slide(slide, coarse, union(drawn))]
-    whole, encoder, choice, lattice = lay_out(slide, recipe, runtime)
+    whole, encoder, choice, lattice = lay() if lay else lay_out(slide, recipe, runtime)
     kept = np.ones(len(lattice), bool)
     kept[centres_inside(lattice, selection.excluded)] = False
     if not kept.any():
@@ -178,6 +177,19 @@ def prepare(
     )
     _check_labelled(work)
     return work
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Refuse settings that make no sense on any slide.
+
+    Raises
+    ------
+    UsageError : says which, and what is possible
+    """
+    check_limits(recipe.only, recipe.within_um)
+    check_target(recipe.error_target)
+    if recipe.band not in BANDS:
+        raise UsageError(f"--band {recipe.band} must be 1 (off), 2 or 4")
 
 
 def _given(
@@ -269,7 +281,13 @@ def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
     runtime.progress("tissue", 0, 1)
     tissue = tissue_of(slide, recipe)
     runtime.progress("tissue", 1, 1)
-    encoder = load_encoder(recipe.encoder, device=runtime.device, threads=runtime.threads)
+    encoder = load_encoder(
+        recipe.encoder,
+        device=runtime.device,
+        threads=runtime.threads,
+        engine=runtime.engine,
+        precision=runtime.precision,
+    )
     choice = choose_cells(
         slide.mpp,
         slide.size,

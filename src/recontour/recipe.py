@@ -102,3 +102,7 @@ class Runtime:
     cache_dir: Path | None = None
     use_cache: bool = True
     progress: Progress = no_progress
+    engine: str = "eager"
+    """What the encoder computes with: `eager`, `compile` or `openvino`."""
+    precision: str = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 where the device or the CPU computes in it."""

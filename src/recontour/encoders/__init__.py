@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from recontour.errors import EncoderError
+import inspect
+
+from recontour.errors import EncoderError, UsageError
 from recontour.registry import lookup
 from recontour.types import Encoder
 
 
-def load_encoder(name: str, device: str = "auto", threads: int | None = None) -> Encoder:
+def load_encoder(
+    name: str,
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    engine: str = "eager",
+    precision: str = "auto",
+) -> Encoder:
     """The encoder registered under `name`, ready to use.
 
     Parameters
@@ -17,15 +26,25 @@ def load_encoder(name: str, device: str = "auto", threads: int | None = None) ->
         need no device ignore it
     threads : threads for the arithmetic, >= 1; None leaves the library's choice. For torch
         encoders the setting holds for the whole process
+    engine : what computes: "eager", "compile", "openvino"
+    precision : "auto", "fp32", "bf16"
 
     Raises
     ------
     UnknownNameError : no such encoder
     MissingExtraError : it needs a package that is not installed
     EncoderError : it cannot be loaded
-    UsageError : the device is not there
+    UsageError : the device is not there; the encoder has no choice of engine or precision
     """
-    encoder = lookup("encoder", name)(device=device, threads=threads)
+    make = lookup("encoder", name)
+    chosen = {} if engine == "eager" else {"engine": engine}
+    if precision != "auto":
+        chosen["precision"] = precision
+    known = inspect.signature(make).parameters
+    for option, value in chosen.items():
+        if option not in known:
+            raise UsageError(f"encoder {name!r} has no --{option} {value}; leave it out")
+    encoder = make(device=device, threads=threads, **chosen)
     if not isinstance(encoder, Encoder):
         raise EncoderError(
             f"encoder {name!r} lacks one of identifier, mpp, patch_px, dim, __call__; "

