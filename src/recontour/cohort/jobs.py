@@ -84,6 +84,7 @@ def refine(
 
     `refiner` : fitted on a pool of slides; None learns from this one
     """
+    from recontour.reports.cohort_thumbs import OVERVIEW, thumb_path, write_thumbnail
     from recontour.runs import refine_to_folder
 
     with local_row(task, runtime) as row:
@@ -98,4 +99,6 @@ def refine(
             strict=bool(task.get("strict")),
             refiner=refiner,
         ).summary
+    # Here, beside the other slides, and not at the end for thousands of them.
+    write_thumbnail(work / OVERVIEW, thumb_path(Path(task["out"]), task["id"]))
     return {"cells": summary["grid"]["n_cells"], "warnings": len(summary["warnings"])}

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from recontour.files import atomic_path
@@ -14,6 +13,7 @@ from recontour.recipe import Progress, no_progress
 from recontour.reports.overview import PANELS
 
 FOLDER = "thumbs"
+OVERVIEW = "overview.png"
 WIDTH, HEIGHT = 150, 120
 """px at most, of each of the two; drawn twice as large for sharp screens."""
 _SCALE, _QUALITY = 2, 82
@@ -32,7 +32,7 @@ def write_thumbnails(
     found = {}
     progress("thumbnails", 0, len(ids))
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        sizes = pool.map(partial(write_thumbnail, out), ids)
+        sizes = pool.map(lambda id: write_thumbnail(out / id / OVERVIEW, thumb_path(out, id)), ids)
         for number, (id, size) in enumerate(zip(ids, sizes, strict=True), 1):
             if size:
                 found[id] = size
@@ -40,8 +40,13 @@ def write_thumbnails(
     return found
 
 
-def write_thumbnail(out: Path, id: str) -> tuple[int, int] | None:
-    """Write the thumbnail of a slide: given and refined outline, cut out of its overview.
+def thumb_path(out: Path, id: str) -> Path:
+    """Where the thumbnail of a slide lies."""
+    return out / FOLDER / f"{id}.jpg"
+
+
+def write_thumbnail(source: Path, target: Path) -> tuple[int, int] | None:
+    """Write the thumbnail of a slide: given and refined outline, cut out of its overview `source`.
 
     It gets the overview's time of change, so that an unchanged one is not drawn again. None:
     there is no overview, or it cannot be read.
@@ -52,7 +57,6 @@ def write_thumbnail(out: Path, id: str) -> tuple[int, int] | None:
     """
     from PIL import Image
 
-    source, target = out / id / "overview.png", out / FOLDER / f"{id}.jpg"
     try:
         changed = source.stat().st_mtime_ns
         if target.is_file() and target.stat().st_mtime_ns == changed:
