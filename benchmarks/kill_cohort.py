@@ -83,23 +83,22 @@ def make_slides(folder: Path, count: int) -> Path:
 def kill_and_resume(
     command: list[str], out: Path, kills: int, whole: float, moments: random.Random
 ) -> int:
-    """Start and kill again and again; a slide that was finished is taken away, so that there is
-    always something to kill. Returns how many kills met a living client."""
+    """Start and kill again and again; all finished slides but one are taken away, so that there
+    is always something to kill. Returns how many kills met a living client."""
     done = 0
     for _ in range(3 * kills):
         if done == kills:
             break
         client = subprocess.Popen(command)
         try:
-            client.wait(whole * moments.uniform(0.1, 0.8))
+            client.wait(whole * moments.uniform(0.1, 1.0))
         except subprocess.TimeoutExpired:
             client.kill()
             client.wait()
             done += 1
             print(f"kill {done}: {finished(out)} slides finished", file=sys.stderr, flush=True)
-        if finished(out) > 2:
-            first = min(path.parent for path in out.glob("*/run.json"))
-            shutil.rmtree(first)
+        for path in sorted(out.glob("*/run.json"))[1:]:
+            shutil.rmtree(path.parent)
     return done
 
 
