@@ -384,3 +384,23 @@ def test_an_aligned_refiner_answers_a_part_as_the_whole():
     assert digest_of(refiner) != digest_of(inner)
     with pytest.raises(RecontourError, match="answers for one slide"):
         refiner.fit([whole])
+
+
+def test_the_command_pools_and_says_what_it_cannot(cohort, here, cli):
+    asked = ("cohort", cohort.table, "-o", cohort.out, "--encoder", "colour", "--pooled")
+    refused = cli(*asked)
+    assert refused.code == 2
+    assert "em learns from one slide at a time" in refused.err
+    assert not cohort.out.exists()
+    asked += ("--method", "logistic", "--executor", "serial")
+    plan = cli(*asked, "--dry-run", "--format", "json")
+    assert json.loads(plan.out)["todo"] == ["a", "b", "c"]
+    assert not cohort.out.exists()
+    assert cli(*asked, "--shard", "1/1").code == 0
+    assert cohort.pool()["slides"] == 3
+    plan = json.loads(cli(*asked, "--dry-run", "--format", "json").out)
+    assert (plan["done"], plan["todo"]) == (3, [])
+    assert "3 (3 of them before)" in cli(*asked).out
+    refused = cli(*(a for a in asked if a != "--pooled"))
+    assert refused.code == 2
+    assert "pooled True -> None" in refused.err

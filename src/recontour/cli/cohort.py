@@ -115,6 +115,15 @@ def cohort(
     reviewed_sample: o.ReviewedSample = False,
     error_target: o.ErrorTarget = None,
     seed: o.Seed = o.DEFAULT.seed,
+    pooled: Annotated[
+        bool,
+        typer.Option(
+            "--pooled",
+            help="The method learns from samples of all slides together, then answers for each; "
+            "with --method prototype, logistic, lc_mil, deep_knn or pencil.",
+            rich_help_panel=o.REFINING,
+        ),
+    ] = False,
     strict: Annotated[
         bool,
         typer.Option(
@@ -250,7 +259,12 @@ def cohort(
     # On a cluster the workers know their own cores best.
     shared = jobs > 1 and scheduler is None and executor is not ExecutorName.serial
     runtime = Runtime(device, threads or (max(1, cores() // jobs) if shared else None), cache_dir)
-    _check(table, out, recipe, runtime, skip_errors=skip_errors, overwrite=overwrite, quiet=quiet)
+    if pooled:
+        from recontour.cohort.pooling import check_method
+
+        check_method(table, recipe)
+    told = {"skip_errors": skip_errors, "overwrite": overwrite, "quiet": quiet, "pooled": pooled}
+    _check(table, out, recipe, runtime, **told)
     if dry_run:
         from recontour.cohort.outlook import plan_cohort
 
@@ -263,16 +277,18 @@ def cohort(
             shard=part,
             retry_failed=retry_failed,
             overwrite=overwrite,
+            pooled=pooled,
         )
         _print_plan(plan, format)
         return
     from recontour.cli.cohort_progress import cohort_progress
+    from recontour.cohort.pooling import run_pooled
     from recontour.cohort.running import run_cohort
     from recontour.executors import make_executor
 
     carrier = make_executor(executor.value, jobs=jobs, scheduler=scheduler)
     with cohort_progress(quiet) as progress:
-        outcome = run_cohort(
+        outcome = (run_pooled if pooled else run_cohort)(
             table,
             out,
             recipe,
@@ -316,17 +332,22 @@ def _check(
     skip_errors: bool,
     overwrite: bool,
     quiet: bool,
+    pooled: bool,
 ) -> None:
     """Refuse a manifest with problems, all of them at once.
 
     With --skip-errors what is wrong with the files of a row is that row's failure alone.
     """
     from recontour.cohort.checking import check_manifest
+    from recontour.cohort.pooling import answered
     from recontour.cohort.rows import refusal
     from recontour.cohort.running import check_out, stand
 
-    check_out(out, recipe, overwrite=overwrite)
-    done = stand(table.rows, out, recipe).done if out.is_dir() else ()
+    check_out(out, recipe, overwrite=overwrite, pooled=pooled)
+    if pooled:
+        done = answered(table.rows, out, recipe)
+    else:
+        done = stand(table.rows, out, recipe).done if out.is_dir() else ()
     with console.progress_of(quiet) as progress:
         told = Runtime(runtime.device, runtime.threads, runtime.cache_dir, progress=progress)
         problems = check_manifest(table, recipe, told, finished={r.id for r in done})

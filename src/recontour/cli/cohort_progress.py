@@ -38,6 +38,7 @@ class Count:
     def begin(self, total: int, done: int) -> None:
         """So many slides, of which so many needed nothing."""
         self.total, self.before, self.start = total, done, time.monotonic()
+        self.ended = self.failed = 0  # each stage of a pooled cohort begins anew
 
     def add(self, value: Mapping[str, Any]) -> None:
         """A slide ended."""

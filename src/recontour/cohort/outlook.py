@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recontour.cohort.pooling import answered
 from recontour.cohort.rows import Manifest, Row, is_url
 from recontour.cohort.running import check_out, rows_of, stand
 from recontour.cohort.shards import Shard
@@ -29,6 +31,7 @@ def plan_cohort(
     shard: Shard | None = None,
     retry_failed: bool = False,
     overwrite: bool = False,
+    pooled: bool = False,
 ) -> dict[str, Any]:
     """What `run_cohort` would do, and how long it would take.
 
@@ -39,9 +42,13 @@ def plan_cohort(
     ------
     OutputRefusedError : `out` holds a cohort with another recipe
     """
-    check_out(out, recipe, overwrite=overwrite)
+    check_out(out, recipe, overwrite=overwrite, pooled=pooled)
     rows = rows_of(manifest, shard)
     standing = stand(rows, out, recipe, retry_failed=retry_failed)
+    if pooled:
+        done = answered(rows, out, recipe)
+        todo = tuple(row for row in rows if row not in done)
+        standing = replace(standing, done=done, failed=(), todo=todo)
     seconds, basis, cells = _measured(standing.done, out)
     if seconds is None and standing.todo:
         seconds, basis, cells = _tried(standing.todo, recipe, runtime)

@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from recontour import registry
+from recontour.claim import read_json
 from recontour.cohort.carrying import CohortProgress, Silent, carry_out, working
 from recontour.cohort.keys import row_key
 from recontour.cohort.leases import STALE_S
 from recontour.cohort.pool_jobs import FITS, REFINER, SAMPLES
-from recontour.cohort.pool_plan import STATES, Plan, PoolSize, is_settled, make_plan, write_pool
+from recontour.cohort.pool_plan import (
+    ABOUT,
+    STATES,
+    Plan,
+    PoolSize,
+    is_settled,
+    make_plan,
+    write_pool,
+)
 from recontour.cohort.rows import Manifest, Row
 from recontour.cohort.running import (
     KEYS_AT_ONCE,
@@ -166,6 +175,15 @@ def sample_key(row: Row, *, recipe: Recipe, size: PoolSize) -> str:
 def answer_key(row: Row, *, recipe: Recipe, plan: str) -> str:
     """Names all that the answer for a slide depends on: its own, and the pool."""
     return digest([row_key(row, recipe), plan])
+
+
+def answered(rows: Sequence[Row], out: Path, recipe: Recipe) -> tuple[Row, ...]:
+    """The rows that the present pool has answered for; a changed manifest may make another pool."""
+    plan = read_json(out / ABOUT).get("digest", "")
+    if not plan:
+        return ()
+    keys = _keys(rows, partial(answer_key, recipe=recipe, plan=plan))
+    return _stand(rows, keys, out / FOLDER, out, "run.json", retry_failed=False).done
 
 
 def _sample_task(
