@@ -46,17 +46,21 @@ def write_slide(
     missing: Collection[tuple[int, int]] = (),
     sublevels: bool = False,
     description: str | None = None,
+    software: str | None = None,
+    padded: bool = False,
     mpp: float = 0.25,
     **options: Any,
 ) -> Path:
     """A pyramid of JPEG tiles; `missing` are (level, tile) that are left out, of 0 bytes.
 
-    `sublevels` puts the smaller levels into SubIFDs, as OME-TIFF does; `tables` moves the JPEG
-    tables out of the tiles into the tag that all share.
+    `padded` levels are stored as whole tiles, as Philips does; `sublevels` puts the smaller levels
+    into SubIFDs, as OME-TIFF does; `tables` moves the JPEG tables into the tag that all share.
     """
     with tifffile.TiffWriter(path, **options) as file:
         for level, factor in enumerate(factors):
             image = np.rint(box_mean(pixels, factor)).astype(np.uint8)
+            if padded:
+                image = _pad(image, tile)
             tiles = list(_tiles(image, tile, subsampling, rgb))
             shared = None
             if tables:
@@ -77,6 +81,7 @@ def write_slide(
                 description=None if inside or description is None else description.encode(),
                 resolution=(1e4 / (mpp * factor),) * 2,
                 resolutionunit="CENTIMETER",
+                software=software,
                 metadata=None,
             )
     for level, number in missing:
@@ -91,12 +96,17 @@ def write_slide(
 
 def _tiles(image: Pixels, tile: int, subsampling: str, rgb: bool) -> Iterator[bytes]:
     height, width = image.shape[:2]
-    padded = np.pad(image, ((0, -height % tile), (0, -width % tile), (0, 0)), mode="edge")
+    whole = _pad(image, tile)
     for top in range(0, height, tile):
         for left in range(0, width, tile):
-            part = np.ascontiguousarray(padded[top : top + tile, left : left + tile])
+            part = np.ascontiguousarray(whole[top : top + tile, left : left + tile])
             how = {"outcolorspace": "RGB"} if rgb else {"subsampling": subsampling}
             yield bytes(jpeg8_encode(part, level=85, **how))
+
+
+def _pad(image: Pixels, tile: int) -> Pixels:
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, -height % tile), (0, -width % tile), (0, 0)), mode="edge")
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:

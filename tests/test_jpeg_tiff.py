@@ -128,6 +128,40 @@ def test_between_levels_it_is_openslides_too(plain: Path) -> None:
         np.testing.assert_array_equal(ours.read_region(*region), theirs.read_region(*region))
 
 
+def philips(spacings: Sequence[float]) -> str:
+    """The description by which OpenSlide knows a Philips TIFF; spacings in mm."""
+    pixel = '<Attribute Name="DICOM_PIXEL_SPACING" PMSVR="IDoubleArray">"{0}" "{0}"</Attribute>'
+    levels = "".join(
+        f'<DataObject ObjectType="PixelDataRepresentation">{pixel.format(f"{s:.8f}")}</DataObject>'
+        for s in spacings
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
+        '<Attribute Name="PIM_DP_SCANNED_IMAGES" PMSVR="IDataObjectArray"><Array>'
+        '<DataObject ObjectType="DPScannedImage">'
+        '<Attribute Name="PIM_DP_IMAGE_TYPE" PMSVR="IString">WSI</Attribute>'
+        '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" PMSVR="IDataObjectArray">'
+        f"<Array>{levels}</Array></Attribute></DataObject></Array></Attribute></DataObject>"
+    )
+
+
+def test_philips_tiff_is_read_too(tmp_path: Path) -> None:
+    """CAMELYON16's files are such: levels padded to whole tiles, background left out."""
+    path = write_slide(
+        tmp_path / "tumor_001.tif",
+        tissue(1024, 768),
+        padded=True,
+        missing=[(0, 5), (1, 3), (2, 0)],
+        software="Philips DP v1.0",
+        description=philips([0.00025, 0.0005, 0.001]),
+    )
+    with tifffile.TiffFile(path) as file, openslide.OpenSlide(path) as opened:
+        assert opened.properties["openslide.vendor"] == "philips"
+        assert opened.level_dimensions[1] == (512, 384)
+        assert file.pages[1].shape == (512, 512, 3)
+    assert_as_openslide(path)
+
+
 def test_a_missing_tile_is_white(tmp_path: Path, pixels: Pixels) -> None:
     slide = fast(write_slide(tmp_path / "case.tif", pixels, missing=[(0, 5)]))
     assert (slide.read_region(256, 256, (256, 256), 0.25) == 255).all()
