@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from test_embedding import ArraySlide, BoxDense, MeanPatch, lattice, tissue_like
 
 from recontour import devices
@@ -328,3 +330,45 @@ def test_a_slide_is_told_its_reads_beforehand(
     before = slide.reads
     embed_patches(slide, lattice(slide, stride), encoder, cache=cache)
     assert len(slide.planned) == slide.reads == before
+
+
+# --- on the command line -----------------------------------------------------------------------
+
+
+def test_threads_are_limited_in_every_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.cluster  # noqa: F401  # brings OpenMP, scipy and their linear algebra
+    from threadpoolctl import threadpool_info
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()]
+    with devices.limit_threads(1):
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+        assert torch.get_num_threads() == 1
+        # Libraries that are loaded from now on look here.
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+    assert before == (torch.get_num_threads(), [p["num_threads"] for p in threadpool_info()])
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+    with devices.limit_threads(None):
+        assert torch.get_num_threads() == before[0]
+
+
+def test_embed_says_how_fast_it_was_and_with_what(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    Image.fromarray(tissue_like(256, 320)).save(tmp_path / "a.png")
+    command = ["embed", "a.png", "--mpp", "0.5", "--tissue", "rgb", "--cache-dir", "cache"]
+    runs = []
+    for options in (["--engine", "openvino"], ["--engine", "openvino"], ["--precision", "fp32"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "recontour", *command, "--threads", "1", *options],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        runs.append(" ".join(done.stdout.decode().split()))
+    assert "(openvino fp32" in runs[0]
+    assert "of the encoder's own speed" in runs[0]
+    assert "all cells from the cache" in runs[1]
+    assert "cells/s (eager fp32" in runs[2]  # other features: computed anew

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from recontour.errors import UnknownNameError, UsageError
 KNOWN = ("auto", "cpu", "cuda", "cuda:1", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 ENGINES = ("eager", "compile", "openvino")
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What OpenMP and the linear algebra libraries look at when they are loaded."""
 SHARE = 0.6  # of the free memory of a device that one pass may take
 
 
@@ -52,6 +57,34 @@ def pick_learning_device(name: str) -> torch.device:
     UnknownNameError, UsageError : as `pick_device`
     """
     return pick_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
+
+
+@contextlib.contextmanager
+def limit_threads(count: int | None) -> Iterator[None]:
+    """At most `count` threads in torch, OpenMP and linear algebra while the block runs.
+
+    Libraries that are loaded within it are told so, too, and stay as they were told. None: no
+    limit.
+    """
+    if count is None:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    torch_before = torch.get_num_threads()
+    before = {name: os.environ.get(name) for name in LIBRARIES}
+    os.environ.update(dict.fromkeys(LIBRARIES, str(count)))
+    try:
+        torch.set_num_threads(count)
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(torch_before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def has_native_bf16() -> bool:

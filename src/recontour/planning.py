@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recontour.cache import FeatureCache
+from recontour.devices import limit_threads
 from recontour.embedding import Features, cache_key, embed_patches, estimate
 from recontour.files import atomic_path
 from recontour.grid import GridChoice
@@ -108,7 +109,10 @@ def embed_slide(
 ) -> tuple[PatchGrid, Features, GridChoice]:
     """Embed all tissue of a slide into the cache, with the cells that `refine` would choose."""
     runtime = runtime or Runtime()
-    with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
+    with (
+        limit_threads(runtime.threads),
+        contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened,
+    ):
         _, encoder, choice, grid = lay_out(opened, recipe, runtime)
         features = embed_patches(
             opened,

@@ -22,6 +22,7 @@ from recontour.annotations import write_annotation
 from recontour.annotations.geojson import write_complete
 from recontour.claim import FINISHED, STATE, Claim, read_json
 from recontour.clock import Clock
+from recontour.devices import limit_threads
 from recontour.errors import InvalidOutlineError, MissingFileError
 from recontour.files import write_text
 from recontour.pipeline import refine_slide
@@ -88,7 +89,10 @@ def refine_to_folder(
     recipe, runtime = recipe or Recipe(), runtime or Runtime()
     if not coarse_path.is_file():
         raise MissingFileError(f"no such file: {coarse_path}")
-    with contextlib.closing(open_slide(slide_path, recipe.mpp, recipe.reader)) as opened:
+    with (
+        limit_threads(runtime.threads),
+        contextlib.closing(open_slide(slide_path, recipe.mpp, recipe.reader)) as opened,
+    ):
         identity = _identity(opened, coarse_path, recipe, reviewed, also, refiner)
         claim = Claim(out, identity["key"], OUTPUTS, overwrite=overwrite)
         with claim as state:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from typing import Any
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
 
 from recontour.cli import console
 from recontour.cli import options as o
 
 
-def doctor(device: o.Device = "auto", format: o.OutputFormat = o.Format.table) -> None:
+def doctor(
+    device: o.Device = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Also time torch.compile, which takes minutes the first time."
+        ),
+    ] = False,
+    format: o.OutputFormat = o.Format.table,
+) -> None:
     """Check the installation: libraries, the embedded encoder, devices, cache and speed."""
     from recontour.errors import RecontourError
     from recontour.runs import versions
@@ -24,6 +36,7 @@ def doctor(device: o.Device = "auto", format: o.OutputFormat = o.Format.table) -
         found["problems"].append(f"OpenSlide does not load: {error}; pip install openslide-bin")
     try:
         found["encoder"] = _encoder(device)
+        found["engines"] = _engines(device, compile)
     except (ImportError, OSError, RecontourError) as error:
         found["problems"].append(f"the encoder does not run: {error}")
     found["vgg16_weights"] = _vgg16_weights()
@@ -45,14 +58,32 @@ def _openslide() -> str:
     return str(openslide.__library_version__)
 
 
-def _encoder(device: str) -> dict[str, Any]:
+def _engines(device: str, compiled: bool) -> list[dict[str, Any]]:
+    """Speed on each engine there is; those that do not run say why."""
+    from recontour.devices import ENGINES
+    from recontour.errors import RecontourError
+
+    found = []
+    for engine in ENGINES[1:]:
+        if engine == "compile" and not compiled:
+            continue
+        if engine == "openvino" and find_spec("openvino") is None:
+            continue
+        try:
+            found.append({"engine": engine, **_encoder(device, engine)})
+        except RecontourError as error:
+            found.append({"engine": engine, "error": str(error)})
+    return found
+
+
+def _encoder(device: str, engine: str = "eager") -> dict[str, Any]:
     """Load the default encoder and time one window of 1,024² px."""
     import numpy as np
 
     from recontour.encoders import load_encoder
     from recontour.types import DenseEncoder
 
-    encoder = load_encoder(o.DEFAULT.encoder, device=device)
+    encoder = load_encoder(o.DEFAULT.encoder, device=device, engine=engine)
     assert isinstance(encoder, DenseEncoder)
     window = np.full((1, 1024, 1024, 3), 200, np.uint8)
     encoder.dense(window)
@@ -86,6 +117,12 @@ def _print(found: dict[str, Any]) -> None:
     if encoder := found.get("encoder"):
         rows.append(("encoder", f"{encoder['identifier']}"))
         rows.append(("speed", f"{encoder['megapixels_per_s']:.1f} Mpx/s"))
+        for other in found.get("engines", ()):
+            said = other.get("error") or (
+                f"{other['megapixels_per_s']:.1f} Mpx/s, "
+                f"{other['megapixels_per_s'] / encoder['megapixels_per_s']:.2f} of eager"
+            )
+            rows.append((f"--engine {other['engine']}", said))
     if cache := found.get("cache"):
         rows.append(("cache", f"{cache['folder']} ({cache['free_bytes'] / 2**30:.0f} GiB free)"))
     missing = "not found; only the encoder vgg16 needs them"

@@ -36,11 +36,14 @@ def embed(
     origin: o.Origin = o.DEFAULT.origin,
     device: o.Device = "auto",
     threads: o.Threads = None,
+    engine: o.Engine = "eager",
+    precision: o.Precision = "auto",
     cache_dir: o.CacheDir = None,
     overwrite: o.Overwrite = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Embed the tissue of a slide into the cache, so that a later `refine` starts at once."""
+    from recontour.embedding import in_words
     from recontour.planning import embed_slide, export_features
 
     if out is not None and out.exists() and not overwrite:
@@ -62,7 +65,9 @@ def embed(
     )
     recipe = with_preset(context, recipe, preset)
     with console.progress_of(quiet) as progress:
-        runtime = Runtime(device, threads, cache_dir, progress=progress)
+        runtime = Runtime(
+            device, threads, cache_dir, progress=progress, engine=engine, precision=precision
+        )
         grid, features, choice = embed_slide(slide, recipe, runtime=runtime)
     if out is not None:
         export_features(out, grid, features)
@@ -75,5 +80,6 @@ def embed(
                 ("cells", f"{n:,} of {grid.cell_um:.1f} µm: {'; '.join(choice.reasons)}"),
                 ("features", f"{d} a cell" + wider),
                 ("from the cache", f"{features.from_cache:,} cells"),
+                ("speed", in_words(features.effort.facts())),
             ],
         )

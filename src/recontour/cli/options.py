@@ -269,6 +269,24 @@ Threads: TypeAlias = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads. Default: all.", rich_help_panel=RUNNING),
 ]
+Engine: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What the encoder computes with: eager, compile (torch.compile) or openvino (faster "
+        "on most CPUs; pip install 'recontour[openvino]').",
+        rich_help_panel=RUNNING,
+    ),
+]
+Precision: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Numbers of the encoder: fp32, bf16, or auto (bf16 where the hardware computes in "
+        "it).",
+        rich_help_panel=RUNNING,
+    ),
+]
 CacheDir: TypeAlias = Annotated[
     Path | None,
     typer.Option(

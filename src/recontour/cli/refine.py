@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,6 +104,8 @@ def refine(
     seed: o.Seed = o.DEFAULT.seed,
     device: o.Device = "auto",
     threads: o.Threads = None,
+    engine: o.Engine = "eager",
+    precision: o.Precision = "auto",
     cache_dir: o.CacheDir = None,
     overwrite: o.Overwrite = False,
     strict: Annotated[
@@ -159,21 +162,19 @@ def refine(
         seed=seed,
     )
     recipe = with_preset(context, recipe, preset)
+    runtime = Runtime(device, threads, cache_dir, engine=engine, precision=precision)
     if dry_run:
-        _plan(
-            slide, coarse, recipe, reviewed, also or (), Runtime(device, threads, cache_dir), format
-        )
+        _plan(slide, coarse, recipe, reviewed, also or (), runtime, format)
         return
     from recontour.runs import refine_to_folder
 
     with console.progress_of(quiet) as progress:
-        runtime = Runtime(device, threads, cache_dir, progress=progress)
         outcome = refine_to_folder(
             slide,
             coarse,
             out,
             recipe,
-            runtime,
+            replace(runtime, progress=progress),
             reviewed=reviewed,
             also=also or (),
             overwrite=overwrite,
@@ -218,6 +219,7 @@ def _shortened(sentences: Sequence[str]) -> list[str]:
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     """What a person wants to know first."""
+    from recontour.embedding import in_words
     from recontour.reports.outlook import verdict
 
     rows = [("µm/px", _pixel_size(summary)), ("cells", _cells(summary))]
@@ -233,6 +235,8 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     if validity := summary.get("validity"):
         rows.append(("coarse outline", verdict(validity)))
     rows += _outlook(summary)
+    if embedding := in_words(summary["embedding"]):
+        rows.append(("embedding", embedding))
     rows.append(("time", f"{sum(summary['timings_s'].values()):.1f} s"))
     rows.append(("look at", str(out / "overview.png")))
     rows.append(("open in QuPath", str(out / "refined.geojson")))

@@ -11,6 +11,7 @@ from typing import Any
 
 from recontour import __version__
 from recontour.changes import COLOURS
+from recontour.embedding import in_words
 from recontour.expected import percent
 from recontour.files import write_text
 from recontour.reports.outlook import NONE, brief, judged, sentences, verdict, where, where_px
@@ -97,7 +98,10 @@ def content(slide: Slide, refinement: Refinement, overview_png: Path) -> dict[st
         "slide": slide_rows(slide, facts),
         "grid": grid_rows(refinement),
         "versions": list(pairs(facts.get("versions") or {"recontour": __version__})),
-        "timings": [(stage, f"{seconds:.1f} s") for stage, seconds in refinement.timings.items()],
+        "timings": [
+            *((stage, f"{seconds:.1f} s") for stage, seconds in refinement.timings.items()),
+            *((("embedding", said),) if (said := in_words(facts.get("embedding") or {})) else ()),
+        ],
         "files": FILES,
         "added_colour": hex_colour(COLOURS["added"]),
         "removed_colour": hex_colour(COLOURS["removed"]),
