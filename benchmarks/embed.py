@@ -1,34 +1,40 @@
 """Embedding, side by side with what a user would do otherwise.
 
-    python benchmarks/embed.py [--rounds 3] [--side 1536] [--threads N]
+    python benchmarks/embed.py [--rounds 3] [--side 1536] [--threads N] [--engine openvino]
 
 (a) the default encoder as shipped against the same network in torch as one would write it (fp32,
 NCHW, batch norms and ReLU6 apart) on the same pixels, in 256-px batches and in one window;
-(b) reading and embedding a pyramidal JPEG TIFF through OpenSlide against embedding alone.
-Rounds are interleaved; ratios are of medians. CPU-seconds hold on a machine that is busy, seconds
-only on a quiet one.
+(b) reading and embedding a JPEG TIFF, with the fast reader and through OpenSlide, against embedding
+alone. Rounds are interleaved; ratios are medians of the rounds' ratios. CPU-seconds hold on a
+machine that is busy, seconds only on a quiet one.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import contextlib
 import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timing import Ratio, Timing, interleaved, ratio, torch_threads
 from torch.nn import functional
 
 from recontour.embedding import block_computer, embed_patches, plan_blocks
+from recontour.embedding.passes import Passes
 from recontour.encoders.efficientnet_lite import EfficientNetLite0
 from recontour.slides import open_slide
 from recontour.types import PatchGrid
+
+TORCH = "torch fp32 eager, batches of 16 x 256²"
+TORCH_WINDOW = "torch fp32 eager, one window"
+ALONE = "embed alone"
+READERS = ("jpeg_tiff", "openslide")
 
 
 class Plain:
@@ -99,19 +105,110 @@ def write_slide(path: Path, pixels: NDArray[np.uint8]) -> None:
     )
 
 
-def compare(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median (seconds, CPU-seconds) of each case over interleaved rounds; one more warms up."""
-    seconds, cpu = defaultdict(list), defaultdict(list)
-    for i in range(rounds + 1):
-        for name, function in cases.items():
-            start, start_cpu = time.perf_counter(), time.process_time()
-            function()
-            if i:
-                seconds[name].append(time.perf_counter() - start)
-                cpu[name].append(time.process_time() - start_cpu)
-    return {
-        name: (statistics.median(seconds[name]), statistics.median(cpu[name])) for name in cases
-    }
+class Embedding(NamedTuple):
+    """R4 and R5, and the seconds and CPU-seconds of every case.
+
+    `eager` is how many times as fast as torch fp32 eager the encoder is, on each engine; `kept`
+    the share of its speed that is left when the slide is read beside it, by each reader.
+    """
+
+    precision: str
+    eager: dict[str, Ratio]
+    eager_cpu: dict[str, Ratio]
+    kept: dict[str, Ratio]
+    kept_cpu: dict[str, Ratio]
+    timings: dict[str, Timing]
+
+
+def measure_encoder(
+    rounds: int = 3,
+    side: int = 1536,
+    threads: int | None = None,
+    engines: Sequence[str] = ("eager",),
+) -> tuple[str, dict[str, Timing]]:
+    """The default encoder as shipped, and the same network as one would write it in torch.
+
+    Both with `threads` threads (None: all); fp32 eager gets the pixels in batches of 16 patches.
+    """
+    pixels = picture(side)
+    tiles = pixels.reshape(side // 256, 256, side // 256, 256, 3).swapaxes(1, 2)
+    tiles = np.ascontiguousarray(tiles.reshape(-1, 256, 256, 3))
+    plain = Plain()
+    ours = {name: EfficientNetLite0("cpu", threads, engine=name) for name in engines}
+    found = interleaved(
+        {
+            TORCH: lambda: [plain(tiles[i : i + 16]) for i in range(0, len(tiles), 16)],
+            TORCH_WINDOW: lambda: plain(pixels[None]),
+            **{
+                name: (lambda encoder=encoder: encoder.dense(pixels[None]))
+                for name, encoder in ours.items()
+            },
+        },
+        rounds,
+    )
+    return ours[engines[0]].precision, found
+
+
+def measure_reading(
+    rounds: int = 3, side: int = 1536, threads: int | None = None, readers: Sequence[str] = READERS
+) -> dict[str, Timing]:
+    """Embedding windows that are in memory, and reading them from a JPEG TIFF beside it."""
+    encoder = EfficientNetLite0("cpu", threads)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = Path(folder) / "slide.tif"
+        write_slide(path, picture(side))
+        n = side // 64
+        rows, cols = np.divmod(np.arange(n * n, dtype=np.int32), np.int32(n))
+        grid = PatchGrid((0.0, 0.0), (n, n), rows, cols, 64, 64, 64, 0.5, 0.5)
+        slides = {
+            name: stack.enter_context(contextlib.closing(open_slide(path, 0.5, name)))
+            for name in readers
+        }
+        computer = block_computer(slides[readers[0]], grid, encoder)
+        blocks = plan_blocks(grid, encoder)
+        held = [computer.read(block) for block in blocks]
+        passes = Passes(encoder, usual=1)
+
+        def alone() -> None:
+            for block, pixels in zip(blocks, held, strict=True):
+                computer.features([block], [pixels], passes)
+
+        return interleaved(
+            {
+                ALONE: alone,
+                **{
+                    name: (lambda slide=slide: embed_patches(slide, grid, encoder, threads=threads))
+                    for name, slide in slides.items()
+                },
+            },
+            rounds,
+        )
+
+
+def measure(
+    rounds: int = 3,
+    side: int = 1536,
+    threads: int | None = None,
+    engines: Sequence[str] = ("eager",),
+    readers: Sequence[str] = READERS,
+) -> Embedding:
+    """R4 and R5."""
+    precision, encoded = measure_encoder(rounds, side, threads, engines)
+    read = measure_reading(rounds, side, threads, readers)
+
+    def eager(cpu: bool) -> dict[str, Ratio]:
+        return {name: ratio(encoded[TORCH], encoded[name], cpu=cpu) for name in engines}
+
+    def kept(cpu: bool) -> dict[str, Ratio]:
+        return {name: ratio(read[ALONE], read[name], cpu=cpu) for name in readers}
+
+    timings = {**encoded, **{f"read with {k}" if k != ALONE else k: t for k, t in read.items()}}
+    return Embedding(precision, eager(False), eager(True), kept(False), kept(True), timings)
+
+
+def target(precision: str) -> float:
+    """R4: how many times as fast as torch fp32 eager the default encoder is to be."""
+    return 4.0 if precision == "bf16" else 2.5
 
 
 def main() -> int:
@@ -119,58 +216,26 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=1536, help="px of the picture, times 256")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--engine", action="append", help="also this one: openvino, compile")
     arguments = parser.parse_args()
     side = arguments.side // 256 * 256
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    encoder = EfficientNetLite0(device="cpu", threads=arguments.threads)
-    plain = Plain()
-    pixels = picture(side)
-    tiles = pixels.reshape(side // 256, 256, side // 256, 256, 3).swapaxes(1, 2)
-    tiles = np.ascontiguousarray(tiles.reshape(-1, 256, 256, 3))
-    print(f"{torch.get_num_threads()} threads, precision {encoder.precision}, {side} x {side} px")
-
-    print("\n(a) embedding the same pixels")
-    times = compare(
-        {
-            "torch fp32 eager, batches of 16 x 256²": lambda: [
-                plain(tiles[i : i + 16]) for i in range(0, len(tiles), 16)
-            ],
-            "torch fp32 eager, one window": lambda: plain(pixels[None]),
-            "recontour, one window": lambda: encoder.dense(pixels[None]),
-        },
-        arguments.rounds,
-    )
-    best = times["recontour, one window"]
-    for name, (seconds, cpu) in times.items():
-        rate = len(tiles) * (256 / 224) ** 2 / seconds
+    with torch_threads(arguments.threads or torch.get_num_threads()):
+        found = measure(
+            arguments.rounds, side, arguments.threads, ("eager", *(arguments.engine or ()))
+        )
+    print(f"precision {found.precision}, {side} x {side} px, medians of {arguments.rounds} rounds")
+    for name, timing in found.timings.items():
+        rate = (side / 224) ** 2 / timing.median
         print(
-            f"{name:40} {seconds:7.2f} s {cpu:7.2f} CPU-s {rate:7.1f} 224-px patches/s   "
-            f"ratio {seconds / best[0]:5.2f} (CPU {cpu / best[1]:5.2f})"
+            f"{name:40} {timing.median:7.2f} s {timing.cpu_median:7.2f} CPU-s "
+            f"{rate:7.1f} 224-px patches/s"
         )
-
-    print("\n(b) reading through OpenSlide and embedding, against embedding alone")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "slide.tif"
-        write_slide(path, pixels)
-        slide = open_slide(path)
-        n = side // 64
-        rows, cols = np.divmod(np.arange(n * n, dtype=np.int32), np.int32(n))
-        grid = PatchGrid((0.0, 0.0), (n, n), rows, cols, 64, 64, 64, slide.mpp, 0.5)
-        computer = block_computer(slide, grid, encoder)
-        held = [(block, computer.read(block)) for block in plan_blocks(grid, encoder)]
-        times = compare(
-            {
-                "embed alone": lambda: [computer.features(*pair) for pair in held],
-                "read + embed": lambda: embed_patches(slide, grid, encoder),
-            },
-            arguments.rounds,
-        )
-        slide.close()
-    for name, (seconds, cpu) in times.items():
-        print(f"{name:40} {seconds:7.2f} s {cpu:7.2f} CPU-s")
-    alone, both = times["embed alone"], times["read + embed"]
-    print(f"rate of embed alone kept: {alone[0] / both[0]:.3f} (CPU {alone[1] / both[1]:.3f})")
+    print(f"R4 (target {target(found.precision)}x): times as fast as torch fp32 eager")
+    for name, times in found.eager.items():
+        print(f"  {name:20} {times}   by CPU-seconds {found.eager_cpu[name]}")
+    print("R5: share of the speed of embedding alone that is left with reading beside it")
+    for name, times in found.kept.items():
+        print(f"  {name:20} {times}   by CPU-seconds {found.kept_cpu[name]}")
     return 0
 
 

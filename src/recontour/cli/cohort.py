@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,6 +199,8 @@ def cohort(
     ] = None,
     device: o.Device = "auto",
     threads: o.Threads = None,
+    engine: o.Engine = "eager",
+    precision: o.Precision = "auto",
     cache_dir: o.CacheDir = None,
     overwrite: Annotated[
         bool,
@@ -258,7 +261,8 @@ def cohort(
     console.note(table.notes, quiet=quiet)
     # On a cluster the workers know their own cores best.
     shared = jobs > 1 and scheduler is None and executor is not ExecutorName.serial
-    runtime = Runtime(device, threads or (max(1, cores() // jobs) if shared else None), cache_dir)
+    threads = threads or (max(1, cores() // jobs) if shared else None)
+    runtime = Runtime(device, threads, cache_dir, engine=engine, precision=precision)
     if pooled:
         from recontour.cohort.pooling import check_method
 
@@ -349,7 +353,7 @@ def _check(
     else:
         done = stand(table.rows, out, recipe).done if out.is_dir() else ()
     with console.progress_of(quiet) as progress:
-        told = Runtime(runtime.device, runtime.threads, runtime.cache_dir, progress=progress)
+        told = replace(runtime, progress=progress)
         problems = check_manifest(table, recipe, told, finished={r.id for r in done})
     grave = problems if not skip_errors else [p for p in problems if _is_grave(p, table)]
     if grave:
