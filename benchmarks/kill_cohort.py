@@ -1,6 +1,7 @@
 """Kill a cohort at random moments, resume it each time, and compare it with an undisturbed one.
 
     python benchmarks/kill_cohort.py --kills 20
+    python benchmarks/kill_cohort.py --kills 20 --pooled
 
 Generated slides, the colour encoder and the logistic refiner: what is tested is that nothing is
 lost, doubled or half written, byte by byte; not what is found. Each kill is `kill -9` of the whole
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--encoder", default="colour")
+    parser.add_argument("--pooled", action="store_true", help="learn from all slides together")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -39,6 +41,7 @@ def main() -> None:
     command = [
         sys.executable, "-m", "recontour", "cohort", str(table), "--jobs", str(options.jobs),
         "--encoder", options.encoder, "--method", "logistic", "--quiet", "--skip-errors",
+        *(["--pooled"] if options.pooled else []),
     ]  # fmt: skip
     calm, killed = folder / "calm", folder / "killed"
     start = time.monotonic()
@@ -97,8 +100,9 @@ def kill_and_resume(
             client.wait()
             done += 1
             print(f"kill {done}: {finished(out)} slides finished", file=sys.stderr, flush=True)
-        for path in sorted(out.glob("*/run.json"))[1:]:
-            shutil.rmtree(path.parent)
+        for place, left in (("*", 1), ("pool/samples/*", 1), ("pool/fits/*", 0)):
+            for path in sorted(out.glob(f"{place}/run.json"))[left:]:
+                shutil.rmtree(path.parent)
     return done
 
 
@@ -109,8 +113,8 @@ def finished(out: Path) -> int:
 def contents(out: Path) -> dict[str, str]:
     """Digest of every output file of every slide; of run.json without times."""
     found = {}
-    for path in sorted(out.glob("*/*")):
-        if path.parent.name == "state" or not path.is_file() or path.name == "report.html":
+    for path in sorted(out.glob("*/**/*")):
+        if "state" in path.parts or not path.is_file() or path.name == "report.html":
             continue
         data = path.read_bytes()
         if path.name == "run.json":
