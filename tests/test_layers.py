@@ -68,6 +68,8 @@ LAYERS: list[set[str]] = [
         "benchmark",
         "tuning",
         "pipeline",
+        "session",
+        "ground",
         "band",
         "preparation",
         "planning",

@@ -51,6 +51,7 @@ def test_the_public_names_are_these():
         "Refinement",
         "Region",
         "Runtime",
+        "Session",
         "evaluate",
         "find_tissue",
         "generate_slide",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recontour.recipe import Runtime as Runtime
     from recontour.refiners import make_refiner as make_refiner
     from recontour.runs import refine_to_folder as refine_to_folder
+    from recontour.session import Session as Session
     from recontour.simulation import simulate_coarse as simulate_coarse
     from recontour.slides import open_slide as open_slide
     from recontour.tissue import find_tissue as find_tissue
@@ -36,6 +37,7 @@ _HOMES = {
     "Refinement": "types",
     "Region": "types",
     "Runtime": "recipe",
+    "Session": "session",
     "evaluate": "evaluation",
     "find_tissue": "tissue",
     "generate_slide": "generated",

@@ -7,7 +7,6 @@ comparison means the same on every slide (a permutation test that keeps neighbou
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.memo import recall
+from recontour.memo import content, recall
 from recontour.types import PatchSet
 
 MOST_BLOCKS = 8_000
@@ -91,7 +90,7 @@ def look_at(patches: PatchSet) -> Look | None:
     """
     used = np.flatnonzero(np.asarray(patches.labels) >= 0)
     views = [patches.features] if patches.context is None else [patches.features, patches.context]
-    name = ("look", hashlib.sha256(used.tobytes()).digest())
+    name = ("look", content(used, patches.grid.rows, patches.grid.cols))
     look = recall(patches.memo, name, views, lambda: _look(patches, views, used))
     if look is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -71,3 +72,12 @@ def recall(
 ) -> T:
     """`memo.get`, or without a memo just the answer."""
     return compute() if memo is None else memo.get(name, of, compute)
+
+
+def content(*arrays: NDArray[Any]) -> bytes:
+    """A digest of what arrays hold, to name an answer that depends on more than the features."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()

@@ -90,8 +90,7 @@ def mean_probability(
     parts: Sequence[Geometry], patches: PatchSet, prob: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Mean of `prob` (n,) over the cells whose centre each part holds, in [0, 1]."""
-    centres = shapely.points(patches.grid.centres)
-    tree = shapely.STRtree(centres)
+    tree = patches.grid.tree
     which, cells = tree.query(np.array(parts, dtype=object), predicate="contains")
     total = np.bincount(which, prob[cells].astype(np.float64), minlength=len(parts))
     count = np.bincount(which, minlength=len(parts))

@@ -1,23 +1,23 @@
 """The path of the data: slide and coarse outline in, fine outline out.
 
-`refine_slide` is the whole of it; each step is one function that lives elsewhere.
+`refine_outline` is the whole of it; each step is one function that lives elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from recontour.band import Surface, sharpen
 from recontour.clock import Clock
 from recontour.constraints import SLIVER_CELLS, constrain
 from recontour.doubts import doubts, judge_outline
-from recontour.embedding import embed_patches
+from recontour.ground import Ground
 from recontour.guidance import guide
 from recontour.postprocess import clean_labels, rules_for, smooth_probs
-from recontour.preparation import open_cache, prepare
+from recontour.preparation import prepare
 from recontour.recipe import Recipe, Runtime
-from recontour.refiners import make_refiner
 from recontour.review import hold_labels, hold_probs
 from recontour.summary import (
     list_changes,
@@ -28,7 +28,7 @@ from recontour.summary import (
 )
 from recontour.tracing import trace_regions
 from recontour.trust import check_areas, check_labels
-from recontour.types import Annotation, Refinement, Refiner, Slide
+from recontour.types import Annotation, PatchSet, Refinement, Refiner, Slide
 
 
 def refine_slide(
@@ -64,27 +64,39 @@ def refine_slide(
     ------
     RecontourError : see `recontour.errors`; the message says what to do
     """
-    recipe, runtime, clock = recipe or Recipe(), runtime or Runtime(), Clock()
-    fitted = refiner is not None
-    refiner = refiner or make_refiner(recipe.method, seed=recipe.seed, **recipe.method_options)
+    with contextlib.closing(Ground(slide, recipe or Recipe(), runtime or Runtime())) as ground:
+        learn = ground.learn if refiner is None else (lambda _: refiner)
+        return refine_outline(ground, coarse, learn, reviewed=reviewed, also=also)
+
+
+def refine_outline(
+    ground: Ground,
+    coarse: Annotation | str | Path,
+    learn: Callable[[PatchSet], Refiner],
+    *,
+    reviewed: Annotation | str | Path | None = None,
+    also: Sequence[Annotation | str | Path] = (),
+) -> Refinement:
+    """Refine one outline of a slide, with what is known of the slide already.
+
+    Parameters
+    ----------
+    ground : slide, settings, and what does not depend on the outline
+    coarse, reviewed, also : as in `refine_slide`
+    learn : makes a fitted refiner of the cells and their labels
+    """
+    recipe, runtime, clock = ground.recipe, ground.runtime, Clock()
     with clock("prepare"):
-        work = prepare(slide, coarse, recipe, runtime, reviewed=reviewed, also=also)
+        work = prepare(
+            ground.slide, coarse, recipe, runtime, reviewed=reviewed, also=also, lay=ground.lay_out
+        )
         rules = rules_for(recipe, work.grid)
     with clock("embed"):
-        features = embed_patches(
-            work.slide,
-            work.lattice,
-            work.encoder,
-            cache=open_cache(runtime),
-            progress=runtime.progress,
-            threads=runtime.threads,
-        )
-    patches = work.patch_set(features)
+        features = ground.embed()
+        patches = ground.patch_set(work)
     with clock("learn"):
         runtime.progress("fit", 0, 1)
-        if hasattr(refiner, "progress"):
-            refiner.progress = runtime.progress
-        refiner = refiner if fitted else refiner.fit([patches])
+        refiner = learn(patches)
         probs = hold_probs(patches, refiner.predict_proba(patches))
         trust = check_labels(patches, seed=recipe.seed)
         runtime.progress("fit", 1, 1)

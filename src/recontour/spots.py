@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from recontour.types import Geometry, PatchGrid
@@ -21,7 +20,7 @@ def cells_of(
     parts: Sequence[Geometry], grid: PatchGrid
 ) -> tuple[list[NDArray[np.intp]], list[int]]:
     """The cells whose centre each part holds, else the nearest one; and how many it holds."""
-    tree = shapely.STRtree(shapely.points(grid.centres))
+    tree = grid.tree
     shapes = np.array(parts, dtype=object)
     which, found = tree.query(shapes, predicate="contains")
     order = np.lexsort((found, which))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recontour.errors import RefinerError
+from recontour.memo import content, recall
 from recontour.refiners.discriminant import cross_fitted, project_view
 from recontour.types import BACKGROUND, Geometry, PatchSet
 
@@ -162,6 +163,15 @@ def predict_blocked(
     indices (m,) of the cells asked about and their classes (m,); None with too few cells of a
     class, or where a feature is not finite
     """
+    # A run asks twice.
+    asked = content(np.asarray(patches.labels), patches.grid.rows, patches.grid.cols)
+    name = ("blocked", seed, len(patches.classes), asked)
+    return recall(patches.memo, name, [patches.features], lambda: _predict_blocked(patches, seed))
+
+
+def _predict_blocked(
+    patches: PatchSet, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
     rng = np.random.default_rng(seed)
     labels = np.asarray(patches.labels)
     used = np.flatnonzero(labels >= 0)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from shapely import MultiPolygon, Polygon
+from shapely import MultiPolygon, Polygon, STRtree, points
 
 from recontour.memo import Memo as Memo
 from recontour.recipe import Progress as Progress
@@ -155,6 +156,14 @@ class PatchGrid:
         x = self.origin[0] + (self.cols + 0.5) * self.stride
         y = self.origin[1] + (self.rows + 0.5) * self.stride
         return np.stack([x, y], axis=1)
+
+    @cached_property
+    def tree(self) -> STRtree:
+        """Of the centres, in grid order: which cells a polygon holds."""
+        return STRtree(points(self.centres))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "tree"}
 
     def scatter(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Lay (n,) values out as float32 (rows, cols), NaN where no cell takes part."""
@@ -353,6 +362,19 @@ class Refiner(Protocol):
 
     def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
         """float32 (n, K), rows sum to 1."""
+        ...
+
+
+@runtime_checkable
+class WarmRefiner(Refiner, Protocol):
+    """A refiner that can start from its last answer when an outline was edited."""
+
+    def refit(self, patch_sets: Sequence[PatchSet]) -> Refiner:
+        """Learn from the cells of the last `fit` or `refit`, whose labels may be others.
+
+        Cells whose label is another start afresh. Where the cells or the classes are others than
+        last time, or nothing was learned yet, it is `fit`.
+        """
         ...
 
 

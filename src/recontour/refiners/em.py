@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,34 @@ class _Fit:
     cell_um: float
     extents: Mapping[str, Extent]
     common: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What the last fit was told and what each member believed of all cells: float32 (n, K)."""
+
+    classes: tuple[str, ...]
+    priors: tuple[OutlinePrior, ...]
+    members: tuple[NDArray[np.float32], ...]
+
+    def fits(self, now: _Last, members: int) -> bool:
+        """Whether the same members now ask about the same number of cells and classes."""
+        return (
+            self.classes == now.classes
+            and len(self.members) == members
+            and [len(p.labels) for p in self.priors] == [len(p.labels) for p in now.priors]
+        )
+
+    def beliefs(self, now: _Last, member: int) -> list[Belief]:
+        """Where a member goes on from: what it believed, of cells told otherwise the start."""
+        ends = np.cumsum([len(prior.labels) for prior in self.priors])[:-1]
+        found = []
+        for old, new, q in zip(
+            self.priors, now.priors, np.split(self.members[member], ends), strict=True
+        ):
+            told = (old.labels != new.labels) | (old.sure != new.sure)
+            found.append(np.where(told[:, None], new.start(), q.astype(np.float64)))
+        return found
 
 
 class Em:
@@ -130,6 +158,7 @@ class Em:
         self.notes: tuple[str, ...] = ()
         self.estimates: Mapping[str, Any] = {}
         self._fit: _Fit | None = None
+        self._last: _Last | None = None
 
     def fit(self, patch_sets: Sequence[PatchSet]) -> Em:
         """Learn from one slide or many; forgets what it learned before.
@@ -140,6 +169,23 @@ class Em:
         ------
         RefinerError : see `check_patch_sets`; features that are not finite
         """
+        return self._fit_from(patch_sets, None)
+
+    def refit(self, patch_sets: Sequence[PatchSet]) -> Em:
+        """Learn on from the last answer, in fewer rounds, after an outline was edited.
+
+        Cells whose label is another than last time, or is now checked, start afresh, all others
+        from what was last believed of them. Where slides, cells or classes are others, it is `fit`.
+
+        Raises
+        ------
+        RefinerError : as `fit`
+        """
+        last, self._last = self._last, None
+        return self._fit_from(patch_sets, last)
+
+    def _fit_from(self, patch_sets: Sequence[PatchSet], last: _Last | None) -> Em:
+        self._last = None
         check_patch_sets(table(patch_sets, "context" if self.views == "context" else "cell"))
         views = self._views(patch_sets)
         tables = [table(patch_sets, view) for view in views]
@@ -158,16 +204,22 @@ class Em:
             for patches, i, j in zip(patch_sets, starts[:-1], starts[1:], strict=True)
         ]
         groups = [tuple(range(len(views)))] + ([(0,)] if len(views) > 1 else [])
+        members = [(group, size) for group in groups for size in self.components]
+        now = _Last(classes, tuple(slide.prior for slide in slides), ())
+        fits = last is not None and last.fits(now, len(members))
         rounds: list[_Round] = []
         believed = np.zeros((len(tables[0]), len(classes)))
-        for group in groups:
-            for size in self.components:
-                found, q = self._learn(slides, group, size)
-                rounds += found
-                believed += q
+        answers = []
+        for i, (group, size) in enumerate(members):
+            before = last.beliefs(now, i) if last is not None and fits else None
+            found, q = self._learn(slides, group, size, before)
+            rounds += found
+            believed += q
+            answers.append(q.astype(np.float32))
         extents = {p.slide_id: s.prior.extent for p, s in zip(patch_sets, slides, strict=True)}
         self._fit = _Fit(classes, views, projections, tuple(rounds), cell_um, extents, common)
         self._describe(patch_sets, slides, believed)
+        self._last = replace(now, members=tuple(answers))
         return self
 
     def predict_proba(self, patches: PatchSet) -> NDArray[np.float32]:
@@ -217,14 +269,21 @@ class Em:
         return _Slide(xs, prior, patches.grid, sigma)
 
     def _learn(
-        self, slides: Sequence[_Slide], views: tuple[int, ...], components: int
+        self,
+        slides: Sequence[_Slide],
+        views: tuple[int, ...],
+        components: int,
+        before: Sequence[Belief] | None = None,
     ) -> tuple[list[_Round], Belief]:
-        """The last rounds of one member, and its last beliefs."""
+        """The last rounds of one member, and its last beliefs; `before`: what it believed last."""
         beliefs = [slide.prior.start() for slide in slides]
         weight = np.concatenate([np.where(slide.prior.sure, STRONG, 1.0) for slide in slides])
         first = np.concatenate(beliefs).sum(axis=0)
+        rounds = self.rounds
+        if before is not None:
+            beliefs, rounds = list(before), min(self.rounds, LAST)
         found: list[_Round] = []
-        for _ in range(self.rounds):
+        for _ in range(rounds):
             q = np.concatenate(beliefs) * weight[:, None]
             models = tuple(
                 Discriminant.of(
