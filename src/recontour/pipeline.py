@@ -12,6 +12,7 @@ from pathlib import Path
 from recontour.band import Surface, sharpen
 from recontour.clock import Clock
 from recontour.constraints import SLIVER_CELLS, constrain
+from recontour.devices import limit_threads
 from recontour.doubts import doubts, judge_outline
 from recontour.ground import Ground
 from recontour.guidance import guide
@@ -52,7 +53,7 @@ def refine_slide(
         other, which means background. Their cells keep that label
     also : outlines (or their files) of the same slide by other annotators: the label of a cell is
         that of most, and it is trusted the more of them agree
-    runtime : device, threads, cache, progress
+    runtime : device, threads, engine and precision of the encoder, cache, progress
     refiner : one that `recipe.method` names and that was fitted elsewhere, on many slides say; it
         answers as it is. None: a new one learns from this slide
 
@@ -64,7 +65,11 @@ def refine_slide(
     ------
     RecontourError : see `recontour.errors`; the message says what to do
     """
-    with contextlib.closing(Ground(slide, recipe or Recipe(), runtime or Runtime())) as ground:
+    runtime = runtime or Runtime()
+    with (
+        limit_threads(runtime.threads),
+        contextlib.closing(Ground(slide, recipe or Recipe(), runtime)) as ground,
+    ):
         learn = ground.learn if refiner is None else (lambda _: refiner)
         return refine_outline(ground, coarse, learn, reviewed=reviewed, also=also)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from recontour.devices import limit_threads
 from recontour.ground import Ground
 from recontour.pipeline import refine_outline
 from recontour.recipe import Recipe, Runtime
@@ -80,7 +81,8 @@ class Session:
         RecontourError : as `refine_slide`; the session can be used on
         """
         learn = self._learn_on if warm else self._learn
-        return refine_outline(self._ground, coarse, learn, reviewed=reviewed, also=also)
+        with limit_threads(self._ground.runtime.threads):
+            return refine_outline(self._ground, coarse, learn, reviewed=reviewed, also=also)
 
     def close(self) -> None:
         """Close the slide, where it was opened here."""
