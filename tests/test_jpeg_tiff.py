@@ -15,12 +15,14 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecodecs import jpeg8_encode
 from jpeg_slides import Pixels, box_mean, split, tissue, write_slide
 
 from recontour.errors import MissingMppError, SlideError, UsageError
 from recontour.slides import limit_threads, open_slide, thumbnail
 from recontour.slides.jpeg_tiff import JpegTiffReader
 from recontour.slides.jpeg_tiles import JpegTiles
+from recontour.slides.tile_plan import Tile, TilePlan
 from recontour.types import PlanningSlide, Slide
 
 WIDTH, HEIGHT = 1000, 700
@@ -665,6 +667,21 @@ def test_a_damaged_tile_of_a_plan_fails_every_read_of_it(tmp_path: Path, pixels:
 # --- an odd tile among others
 
 
+def write_tiles(path: Path, tiles: Sequence[bytes], shape: tuple[int, ...]) -> None:
+    """One level of tiles that are JPEGs already."""
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(
+            iter(tiles),
+            shape=shape,
+            dtype=np.uint8,
+            tile=(256, 256),
+            compression="jpeg",
+            photometric="ycbcr",
+            subsampling=(2, 2),
+            metadata=None,
+        )
+
+
 def test_tiles_of_other_tables_and_sampling_are_read(tmp_path: Path, pixels: Pixels) -> None:
     """Merged files hold tiles of several encoders; the header of one is not that of all."""
     first = write_slide(tmp_path / "a.tif", pixels, factors=(1,))
@@ -681,18 +698,76 @@ def test_tiles_of_other_tables_and_sampling_are_read(tmp_path: Path, pixels: Pix
                 ]
             )
     mixed = [stored[number % 2][number] for number in range(len(stored[0]))]
-    with tifffile.TiffWriter(tmp_path / "mixed.tif") as writer:
-        writer.write(
-            iter(mixed),
-            shape=pixels.shape,
-            dtype=np.uint8,
-            tile=(256, 256),
-            compression="jpeg",
-            photometric="ycbcr",
-            subsampling=(2, 2),
-            metadata=None,
-        )
+    write_tiles(tmp_path / "mixed.tif", mixed, pixels.shape)
     slide = fast(tmp_path / "mixed.tif", 0.25)
     expected = box_mean(slide.read_region(0, 0, (WIDTH, HEIGHT), 0.25), 2)
     assert psnr(slide.read_region(0, 0, (WIDTH // 2, HEIGHT // 2), 0.5), expected) > 41
     assert split(mixed[0])[0] != mixed[0]
+
+
+def test_what_follows_the_end_of_a_tile_is_passed_over(tmp_path: Path, pixels: Pixels) -> None:
+    """Some encoders end a tile twice, or pad it with what was in memory."""
+
+    def padded(data: bytes, number: int) -> bytes:
+        return data + (b"\xff\xd9", b"abc\xff\xd9", b"\xff\xd3\xff\xd9", b"\0\0")[number % 4]
+
+    path = write_slide(tmp_path / "a.tif", pixels, factors=(1,))
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        places = zip(page.dataoffsets, page.databytecounts, strict=True)
+        tiles = [padded(data[o : o + c], number) for number, (o, c) in enumerate(places)]
+    write_tiles(tmp_path / "padded.tif", tiles, pixels.shape)
+    slide = fast(tmp_path / "padded.tif", 0.25)
+    for mpp in (0.25, 0.5, 1.0):
+        size = int(WIDTH * 0.25 / mpp), int(HEIGHT * 0.25 / mpp)
+        found = slide.read_region(0, 0, size, mpp)
+        np.testing.assert_array_equal(found, fast(path).read_region(0, 0, size, mpp))
+
+
+def test_a_tile_of_another_size_is_told_with_both_sizes(tmp_path: Path, pixels: Pixels) -> None:
+    small = bytes(jpeg8_encode(np.ascontiguousarray(pixels[:128, :256]), subsampling="420"))
+    write_tiles(tmp_path / "small.tif", [small], (256, 256, 3))
+    for mpp in (0.25, 0.5):
+        with pytest.raises(SlideError, match="256 x 128 px, not 256 x 256"):
+            fast(tmp_path / "small.tif", 0.25).read_region(0, 0, (100, 100), mpp)
+
+
+def test_a_picture_as_large_as_a_level_is_no_level(tmp_path: Path, pixels: Pixels) -> None:
+    """Only directories that say they are reduced belong to a pyramid, as OpenSlide has it."""
+    path = tmp_path / "two.tif"
+    half = np.rint(box_mean(pixels, 2)).astype(np.uint8)
+    with tifffile.TiffWriter(path) as file:
+        for image, reduced in ((pixels, 0), (255 - half, 0), (half, 1)):
+            file.write(
+                image,
+                tile=(256, 256),
+                compression="jpeg",
+                photometric="rgb",
+                subfiletype=reduced,
+                resolution=(4e4, 4e4),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+    assert len(fast(path).level_mpps) == 2
+    assert_as_openslide(path)
+
+
+def test_a_plan_that_ended_early_is_not_counted_into_the_next() -> None:
+    """A thread may still decode for a plan that an error ended, while the next one begins."""
+    tile, region = Tile(0, 1, 0), (0.0, 0.0, (8, 8), 1.0)
+    plan = TilePlan(lambda _: [tile])
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    first, second = plan.expecting([region] * 2), plan.expecting([region] * 2)
+
+    def slow(_: Sequence[Tile]) -> list[Pixels]:
+        first.__exit__(None, None, None)
+        second.__enter__()
+        plan.get([tile], lambda _: [pixels.copy()])
+        return [pixels.copy()]
+
+    first.__enter__()
+    plan.get([tile], slow)
+    assert plan.kept_bytes == pixels.nbytes
+    second.__exit__(None, None, None)
+    assert plan.kept_bytes == 0

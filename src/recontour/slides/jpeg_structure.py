@@ -134,6 +134,8 @@ def _matched_structure(tiff: Any, path: Path, vendor: str) -> Structure:
     except openslide.OpenSlideError as error:
         raise NotJpegTiff(f"OpenSlide cannot open it ({error})") from error
     tiled = [page for page in _pages(tiff) if page.is_tiled]
+    if vendor == "generic-tiff":  # others are pictures of their own, of whatever size
+        tiled = [page for page in tiled if page.index == 0 or page.subfiletype & 1]
     levels = []
     for size in sizes:
         # Philips pads its levels to whole tiles; OpenSlide knows the true size.

@@ -97,10 +97,11 @@ class JpegTiles:
                 continue
             data = self._data(index)
             header = self._header_of(data)
-            if header.shrink < shrink:
+            scan = _scan(data, header) if header.shrink >= shrink else None
+            if scan is None:
                 found[index] = _means(self._full(index), shrink)
                 continue
-            alike.setdefault(header, []).append((index, data))
+            alike.setdefault(header, []).append((index, scan))
         for header, tiles in alike.items():
             most = max(1, min(JOINED, JOINED_PX // (self.grid.tile[0] * self.grid.tile[1])))
             for start in range(0, len(tiles), most):
@@ -128,9 +129,12 @@ class JpegTiles:
                 out=out,
             )
         except (Jpeg8Error, ValueError) as error:
+            if out is not None and isinstance(error, ValueError):
+                return self._full(index)  # it does not fit into `out`: tells its true size
             raise DamagedTile(index, str(error)) from error
         if pixels.shape != (grid.tile[1], grid.tile[0], 3) or pixels.dtype != np.uint8:
-            raise DamagedTile(index, f"it holds {pixels.shape[1]} x {pixels.shape[0]} px")
+            what = f"it holds {pixels.shape[1]} x {pixels.shape[0]} px"
+            raise DamagedTile(index, f"{what}, not {grid.tile[0]} x {grid.tile[1]}")
         return pixels
 
     def _trimmed(self, index: int) -> Pixels:
@@ -181,11 +185,12 @@ class JpegTiles:
     def _joined(
         self, header: Header, tiles: list[tuple[int, bytes]], shrink: int
     ) -> dict[int, Pixels]:
+        """Tiles of one header, each with its scan, decoded in one go."""
         width, height = self.grid.tile
         parts = [header.before, struct.pack(">H", height * len(tiles)), header.after]
-        for number, (_, data) in enumerate(tiles):
+        for number, (_, scan) in enumerate(tiles):
             last = number == len(tiles) - 1
-            parts += data[len(header.raw) : -2], EOI if last else bytes((0xFF, 0xD0 + number % 8))
+            parts += scan, EOI if last else bytes((0xFF, 0xD0 + number % 8))
         w, h = width // shrink, height // shrink
         try:
             with Image.open(io.BytesIO(b"".join(parts)), formats=("JPEG",)) as image:
@@ -197,9 +202,15 @@ class JpegTiles:
             if len(tiles) == 1:
                 raise DamagedTile(tiles[0][0], str(error)) from error
             return {
-                index: self._joined(header, [(index, data)], shrink)[index] for index, data in tiles
+                index: self._joined(header, [(index, scan)], shrink)[index] for index, scan in tiles
             }
         return {index: pixels[k * h : (k + 1) * h] for k, (index, _) in enumerate(tiles)}
+
+
+def _scan(data: bytes, header: Header) -> bytes | None:
+    """The entropy-coded data of a tile; None where a marker in it would upset joined tiles."""
+    scan = data[len(header.raw) : data.find(EOI, len(header.raw))]  # its first: some have two
+    return scan if scan.count(b"\xff") == scan.count(b"\xff\0") else None
 
 
 def _means(pixels: Pixels, factor: int) -> Pixels:

@@ -76,8 +76,9 @@ class TilePlan:
 
     def planned(self, region: Region) -> Sequence[Tile] | None:
         """The tiles of a planned region, None of any other."""
-        left = self._coming.get(region)
-        return left[0] if left else None
+        with self._changed:
+            left = self._coming.get(region)
+            return left[0] if left else None
 
     def shares(self, tile: Tile) -> bool:
         """Whether it is at hand, or will be needed again after this."""
@@ -129,8 +130,8 @@ class TilePlan:
                 fresh[tile] = found[tile] = pixels
         with self._changed:
             for tile, pixels in fresh.items():
-                if tile not in self._kept:
-                    continue  # nobody needs it any more
+                if self._kept.get(tile, tile) is not None:
+                    continue  # nobody needs it any more, or a later plan has it already
                 if pixels is None or self.kept_bytes + pixels.nbytes > self.limit:
                     del self._kept[tile]
                 else:
