@@ -19,7 +19,7 @@ from recontour.cohort import carrying, lanes, sweeping, tasks
 from recontour.cohort.gpus import least_used
 from recontour.cohort.lanes import LANES, Lane, LaneStopped
 from recontour.cohort.leases import _record
-from recontour.cohort.manifest import read_manifest
+from recontour.cohort.manifest import read_manifest, row_key
 from recontour.cohort.running import run_cohort
 from recontour.cohort.shards import Shard
 from recontour.cohort.states import State, read_state
@@ -297,6 +297,35 @@ def test_a_killed_lane_fails_its_slide_alone(cohort):
     assert outcome.done == ("b",)
 
 
+def test_a_signal_to_the_whole_job_fails_no_slide(cohort):
+    """Schedulers and `kill` of a process group reach the lanes too, before or after the client."""
+    cohort.slides(a="slow 1", b="ok 2")
+
+    class Scheduler(carrying.Silent):
+        def at(self, id: str, stage: str, done: int, total: int) -> None:
+            for pid in LANES.pids():
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGHUP)
+
+    assert cohort.run(progress=Scheduler()).done == ("a", "b")
+
+
+def test_a_lane_that_was_idle_for_long_is_not_asked_again(cohort, monkeypatch):
+    """It ends by itself, perhaps in this very moment: no fault of the next slide."""
+    cohort.slides(a="ok 1", b="ok 2")
+    monkeypatch.setattr(lanes, "FRESH_S", -1.0)
+    assert cohort.run().done == ("a", "b")
+    assert cohort.state("a").facts["pid"] != cohort.state("b").facts["pid"]
+    assert not _running(cohort.state("a").facts["pid"])
+
+
+def test_a_lane_that_cannot_be_started_is_no_full_disk(cohort, monkeypatch):
+    cohort.slides(a="ok 1")
+    monkeypatch.setattr(lanes, "COMMAND", (str(cohort.folder / "no-python"),))
+    (failure,) = cohort.run().failures
+    assert (failure["error_kind"], "can be started" in failure["error"]) == ("LaneError", True)
+
+
 def test_a_lane_does_not_outlive_who_asked(cohort):
     cohort.slides(a="slow 60", b="slow 60")
     client = cohort.client()
@@ -415,6 +444,51 @@ def test_a_kill_between_moving_the_old_and_the_new_folder_loses_neither(cohort):
     (place / "y" / "half").write_text("half")
     assert cohort.run().done == ("a",)
     assert not place.exists()
+
+
+def test_a_kill_before_the_users_files_were_moved_loses_none(cohort):
+    cohort.slides(a="ok 1")
+    cohort.run()
+    old = cohort.out / "state" / "work" / "a" / "old-x"
+    old.mkdir(parents=True)
+    for name in ("run.json", "notes.txt"):
+        (old / name).write_text("old")
+    (cohort.folder / "a.txt").write_text("ok 2")
+    assert cohort.run().done == ("a",)
+    assert (cohort.out / "a" / "notes.txt").read_text() == "old"
+    assert (cohort.out / "a" / "run.json").read_text() != "old"
+    assert not old.exists()
+
+
+def test_a_folder_that_cannot_be_replaced_stays(cohort, monkeypatch):
+    cohort.slides(a="ok 1")
+    cohort.run()
+    before = cohort.contents()
+    (cohort.folder / "a.txt").write_text("ok 2")
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if path.parent.name == "a" and not path.name.startswith("old-"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert "No space left" in cohort.run().disk_error
+    monkeypatch.undo()
+    assert cohort.contents() == before
+
+
+def test_a_resumed_slide_leaves_the_files_of_others_alone(cohort):
+    """`b.json` is the end of `a-b.json`, which another process may be writing."""
+    states = cohort.out / "state"
+    states.mkdir(parents=True)
+    cohort.slides(b="ok 1")
+    row = read_manifest(cohort.table).rows[0]
+    State("b", row_key(row, QUICK), "refine", "running", 1).write(states)
+    for name in (".tmp-0_9abcde-a-b.json", ".tmp-0_9abcde-b.json"):
+        (states / name).write_text("half")
+    assert cohort.run().done == ("b",)
+    assert cohort.leftovers() == [".tmp-0_9abcde-a-b.json"]
 
 
 def test_a_stopped_lane_says_so(tmp_path):

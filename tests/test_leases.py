@@ -129,6 +129,26 @@ def test_a_living_owner_is_never_stale_however_the_clock_jumps(base, other):
 
 
 @pytest.mark.skipif(not leases._boot(), reason="this system does not tell its processes apart")
+def test_a_beat_that_fails_is_not_the_last(base, monkeypatch):
+    """A file server may stutter; an owner that fell silent for it would lose its slide."""
+    real, calls = os.fsync, []
+
+    def stutter(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    with acquire(base, beat_s=0.01) as lease:
+        monkeypatch.setattr(leases.os, "fsync", stutter)
+        deadline = time.monotonic() + 60
+        while len(calls) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        monkeypatch.undo()
+        assert lease.held()
+    assert len(calls) >= 3
+
+
 def test_the_lease_of_a_dead_process_is_taken_over_at_once(base, other):
     other.send_signal(signal.SIGKILL)
     other.wait()

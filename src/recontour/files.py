@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recontour.errors import OutputError
+
+_TEMPORARY = re.compile(r"\.tmp-[a-z0-9_]+-(.+)", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -46,9 +49,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove what killed processes left of files of these names; nobody may be writing them."""
-    for name in names:
-        for leftover in folder.glob(f".tmp-*-{name}"):
-            leftover.unlink(missing_ok=True)
+    wanted = set(names)
+    for path in folder.iterdir():
+        # Whole names: what ends in `b.json` may be the `a-b.json` that somebody writes.
+        if (match := _TEMPORARY.fullmatch(path.name)) and match[1] in wanted:
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

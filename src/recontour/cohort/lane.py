@@ -28,8 +28,11 @@ IDLE_S = 900.0
 
 def main() -> None:
     """Work on what comes in until nothing comes any more."""
-    # Ctrl-C at the terminal is for whoever asked; it ends this process by closing the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C at the terminal, and what a scheduler sends to a whole job, is for whoever asked: it
+    # ends this process by closing the pipe. Ended before, the slide would look as if it had failed.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # What a library prints must not end up between the messages.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recontour.cohort.gpus import environment, least_used
+from recontour.cohort.lane import IDLE_S
 from recontour.errors import LaneError
 
 COMMAND = (sys.executable, "-m", "recontour.cohort.lane")
@@ -25,6 +26,8 @@ STALL_S = 3600.0
 START_S = 900.0
 """Python starts slowly where hundreds start at once from one network folder."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+FRESH_S = IDLE_S / 2
+"""A lane that was idle for longer is not asked again: it might be about to end."""
 _POLL_S = 0.5
 _PATIENCE_S = 30.0
 _TAIL = 2000
@@ -59,13 +62,18 @@ class Lane:
         if threads is not None:
             env.update(dict.fromkeys(_THREADS, str(threads)))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the lane
-        self._process = subprocess.Popen(
-            COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=env,
-        )
+        try:
+            self._process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=env,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise LaneError(f"no process for it can be started: {error.strerror}") from error
+        self.idle_since = 0.0
         self._ready = False
         self._heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stopped = False
@@ -223,6 +231,7 @@ class Lanes:
             with self._lock:
                 self._busy.discard(lane)
                 if lane.alive:
+                    lane.idle_since = time.monotonic()
                     self._idle.setdefault((threads, device), []).append(lane)
 
     def stop(self) -> None:
@@ -251,8 +260,8 @@ class Lanes:
 
 
 def _alive(lane: Lane) -> Lane | None:
-    """The lane, unless its process ended while it was idle."""
-    if lane.alive:
+    """The lane, unless its process ended while it was idle, or is about to."""
+    if lane.alive and time.monotonic() - lane.idle_since < FRESH_S:
         return lane
     lane.close()
     return None

@@ -87,9 +87,10 @@ class Lease:
         with contextlib.suppress(OSError), self.path.open("r+b", buffering=0) as file:
             while not self._ended.wait(beat_s):
                 count += 1
-                file.seek(0)
-                file.write(_record({**self._mark, "beat": count}))
-                os.fsync(file.fileno())
+                with contextlib.suppress(OSError):  # the next one may come through
+                    file.seek(0)
+                    file.write(_record({**self._mark, "beat": count}))
+                    os.fsync(file.fileno())
 
 
 class Watch:

@@ -151,10 +151,12 @@ def _target(task: dict[str, Any]) -> Path | None:
 def _tidy(place: Path, target: Path | None) -> None:
     """Remove what killed attempts left; put back what one of them had only moved away."""
     for left in place.iterdir() if place.is_dir() else ():
-        if left.name.startswith("old-") and target is not None and not target.exists():
-            left.rename(target)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
+        if left.name.startswith("old-") and target is not None:
+            if target.exists():
+                _keep_others(left, target)
+            else:
+                left.rename(target)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_ours(target: Path | None) -> None:
@@ -179,13 +181,23 @@ def _put(work: Path, target: Path, old: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target.rename(old)
-    work.rename(target)
+    try:
+        work.rename(target)
+    except OSError:  # a full disk, or somebody took over: the old one stays
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
     if not old.exists():
         return
+    _keep_others(old, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep_others(old: Path, target: Path) -> None:
+    """Move what is not of the run out of the old folder into the new one."""
     for left in old.iterdir():
         if not (target / left.name).exists() and not left.name.startswith("."):
             left.rename(target / left.name)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _value(task: dict[str, Any], outcome: str, state: State | None = None) -> dict[str, Any]:
