@@ -580,7 +580,9 @@ def test_damaged_tiles_are_told_when_read(tmp_path: Path, pixels: Pixels) -> Non
 def test_a_reader_is_chosen_by_name(tmp_path: Path, pixels: Pixels) -> None:
     path = write_pyramid(tmp_path / "a.tif", pixels)
     assert open_slide(path, reader="image").reader == "image"
-    with pytest.raises(UnknownNameError, match="unknown reader 'cucim'; known: image, jpeg_tiff, openslide"):
+    with pytest.raises(
+        UnknownNameError, match="unknown reader 'cucim'; known: image, jpeg_tiff, openslide"
+    ):
         open_slide(path, reader="cucim")
     Image.fromarray(pixels).save(tmp_path / "a.png")
     with pytest.raises(SlideError, match=r"a\.png cannot be opened by OpenSlide"):
