@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,16 @@ def test_a_folder_of_that_name_which_is_not_ours_is_not_touched(cohort):
     assert "holds something else" in outcome.failures[0]["error"]
     assert outcome.done == ("b",)
     assert [p.name for p in (cohort.out / "a").iterdir()] == ["mine.txt"]
+
+
+def test_a_finished_folder_without_its_last_file_is_not_taken_for_done(cohort):
+    cohort.slides(a="ok 1", b="ok 2")
+    cohort.run()
+    (cohort.out / "a" / "run.json").unlink()
+    (failure,) = cohort.run().failures
+    assert "holds something else than a finished run; move it" in failure["error"]
+    shutil.rmtree(cohort.out / "a")
+    assert cohort.run(retry_failed=True).done == ("a", "b")
 
 
 def test_shards_divide_the_work(cohort):

@@ -219,6 +219,34 @@ def test_damaged_files_fail_their_slide_alone(
     assert "thumbs/" not in (out / "summary.html").read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"grid": None},
+        {"areas_um2": {"Tumor": dict.fromkeys(("coarse", "refined", "added", "removed"))}},
+        {"tissue_um2": float("nan")},
+        {"slide": {"reader": "openslide", "mpp": "0.25"}},
+        {"confidence": {"cells_by_confidence": [1, 2, 3]}},
+        {"warnings": None},
+    ],
+)
+def test_a_run_of_another_version_fails_its_slide_alone(
+    cohort: tuple[Path, list[Row]], odd: dict[str, Any]
+) -> None:
+    """Whatever its `run.json` holds, the page and the files of the others are written."""
+    out, rows = cohort
+    path = out / "two" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **odd}))
+    state(out, "now", "failed", error=["no", "text"], host=7, seconds=float("nan"), attempts="2")
+    write_cohort_summary(out, rows)
+    table = {line["id"]: line for line in cohort_table(out, rows)}
+    assert table["two"]["status"] == "failed"
+    assert "remove the slide's folder" in table["two"]["error"]
+    assert table["fine & dandy"]["status"] == "done"
+    now = table["now"]
+    assert [now[name] for name in ("error", "host", "seconds", "attempts")] == [None] * 4
+
+
 def test_thumbnails_are_the_outlines_before_and_after(cohort: tuple[Path, list[Row]]) -> None:
     out, rows = cohort
     write_cohort_summary(out, rows)

@@ -101,7 +101,9 @@ def settled(state: State, task: dict[str, Any]) -> bool:
         return False
     if state.outcome == "done":
         target = _target(task)
-        return target is None or target.is_dir()
+        # Of a slide's folder `run.json` is written last, and looked for by `stand`, too.
+        sign = target and (target if "target" in task else target / "run.json")
+        return sign is None or sign.exists()
     return state.outcome == "failed" and state.attempts > task.get("attempts", 0)
 
 

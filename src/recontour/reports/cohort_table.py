@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +52,8 @@ COLUMNS: dict[str, type] = {
 columns."""
 
 AREAS = ("coarse_um2", "refined_um2", "added_um2", "removed_um2")
+BINS = 20
+"""Of the histogram of confidence."""
 BETWEEN = " | "
 """Between several warnings in one cell."""
 
@@ -92,8 +95,8 @@ def cohort_table(out: Path | str, rows: Sequence[Asked]) -> list[dict[str, Any]]
 class Record(NamedTuple):
     """What is known of a slide: its columns, the areas of each class, and its confidence.
 
-    `confidence` are cells by the chance that their class is right, in 20 bins over [0, 1]; empty
-    where the run does not say.
+    `confidence` are cells by the chance that their class is right, in `BINS` bins over [0, 1];
+    empty where the run does not say.
     """
 
     columns: dict[str, Any]
@@ -133,32 +136,61 @@ def read_record(out: Path, row: Asked) -> Record:
         "status": status if status in ("done", "failed", "running") else "waiting",
         "slide": _name(row.slide),
         "coarse": _name(row.coarse),
-        **{name: state.get(name) for name in ("attempts", "host", "finished", "seconds")},
+        **_told(state, ("attempts", "host", "finished", "seconds")),
     }
     if status in ("failed", "running"):
-        columns |= {name: plain(state.get(name)) for name in ("error", "error_kind")}
+        columns |= plain(_told(state, ("error", "error_kind")))
         return Record(columns, {}, ())
     run = _read(out / row.id / "run.json")
     if run is None:
         return Record(columns, {}, ())
     columns["status"] = "done"
     try:
-        areas, figures, counts = _areas(run), _figures(run), _confidence(run)
-    except KeyError:  # damaged, or of another version
-        said = "run.json cannot be read; run this slide again with --retry-failed"
+        areas, counts = _areas(run), _confidence(run)
+        figures = {name: _typed(name, value) for name, value in _figures(run).items()}
+    except (KeyError, TypeError, ValueError, AttributeError):  # damaged, or of another version
+        said = "run.json cannot be read; remove the slide's folder and run the same command again"
         return Record({**columns, "status": "failed", "error": said}, {}, ())
     return Record({**columns, **figures}, areas, counts)
 
 
+def _told(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a state file says, as far as it makes sense."""
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = _typed(name, state.get(name))
+        except (TypeError, ValueError):  # damaged, or of another version
+            found[name] = None
+    return found
+
+
+def _typed(name: str, value: Any) -> Any:
+    """`value`, if a column of this name may hold it."""
+    kinds = (int, float) if COLUMNS[name] is float else COLUMNS[name]
+    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        raise TypeError(f"{name} {value!r}")
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no figure")
+    return value
+
+
 def _areas(run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {
-        name: {area: float(of_class[area.removesuffix("_um2")]) for area in AREAS}
+        name: {area: _finite(float(of_class[area.removesuffix("_um2")])) for area in AREAS}
         for name, of_class in run["areas_um2"].items()
     }
 
 
 def _confidence(run: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(run["confidence"].get("cells_by_confidence") or ())
+    counts = tuple(map(int, run["confidence"].get("cells_by_confidence") or ()))
+    if len(counts) not in (0, BINS):
+        raise ValueError(f"{len(counts)} bins")
+    return counts
 
 
 def _figures(run: Mapping[str, Any]) -> dict[str, Any]:
