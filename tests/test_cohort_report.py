@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 from recontour import generate_slide, simulate_coarse, write_annotation
 from recontour.cohort.manifest import Row
 from recontour.expected import confidence_counts
+from recontour.reports import cohort_page
 from recontour.reports.cohort_page import duration, write_cohort_summary
 from recontour.reports.cohort_table import COLUMNS, cohort_table
 
@@ -245,6 +247,30 @@ def test_a_run_of_another_version_fails_its_slide_alone(
     assert table["fine & dandy"]["status"] == "done"
     now = table["now"]
     assert [now[name] for name in ("error", "host", "seconds", "attempts")] == [None] * 4
+
+
+def test_of_two_that_end_at_once_the_last_knows_all(
+    cohort: tuple[Path, list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last slide of another process ends while this one draws its summary."""
+    out, rows = cohort
+    read, other = cohort_page.read_records, []
+
+    def slowly(*args: Any) -> Any:
+        records = read(*args)
+        if not other:
+            state(out, "now", "failed", error="it is blank")
+            other.append(Thread(target=write_cohort_summary, args=(out, rows)))
+            other[0].start()
+            other[0].join(1)
+        return records
+
+    monkeypatch.setattr(cohort_page, "read_records", slowly)
+    write_cohort_summary(out, rows)
+    other[0].join()
+    page = (out / "summary.html").read_text("utf-8")
+    assert ("failed", "now") in rows_of(page)
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_thumbnails_are_the_outlines_before_and_after(cohort: tuple[Path, list[Row]]) -> None:

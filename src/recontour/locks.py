@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -43,6 +44,33 @@ def claim(path: Path) -> Iterator[bool]:
         # Unlinked while still locked: whoever waits for it sees that it is gone and starts anew.
         path.unlink(missing_ok=True)
         if file is not None:
+            file.close()
+
+
+@contextlib.contextmanager
+def in_turn(path: Path, patience_s: float = 60.0) -> Iterator[None]:
+    """One after another, for what each does from start to end; removes the lock file afterwards.
+
+    Who waited for `patience_s` goes on regardless, as does everybody where files cannot be locked:
+    nothing that would be lost may hang on it.
+    """
+    deadline = time.monotonic() + patience_s
+    file = None
+    while True:
+        try:
+            file = _open_locked(path, wait=False, shared=False)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+        except OSError:
+            pass
+        break
+    try:
+        yield
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)
             file.close()
 
 

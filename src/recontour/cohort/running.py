@@ -24,11 +24,13 @@ from recontour.cohort.tasks import DISK_ERROR
 from recontour.errors import OutputError, OutputRefusedError
 from recontour.executors import Executor, PreparingExecutor
 from recontour.files import write_text
+from recontour.locks import in_turn
 from recontour.recipe import Recipe, Runtime
 from recontour.storage import is_url
 
 SCHEMA = "recontour.cohort/1"
 ABOUT = "cohort.json"
+LOCK = ".cohort.lock"
 KEYS_AT_ONCE = 8  # waiting for disks, mostly
 
 
@@ -280,6 +282,11 @@ def write_about(manifest: Manifest, out: Path, recipe: Recipe, *, pooled: bool =
     ------
     OutputError : it cannot be written
     """
+    with in_turn(out / LOCK):  # of several processes, the one that looked last writes last
+        write_text(out / ABOUT, _about(manifest, out, recipe, pooled))
+
+
+def _about(manifest: Manifest, out: Path, recipe: Recipe, pooled: bool) -> str:
     states = [(row, read_state(out / FOLDER, row.id)) for row in manifest.rows]
     counts = {"rows": len(states), "done": 0, "failed": 0, "waiting": 0}
     for _, state in states:
@@ -300,7 +307,7 @@ def write_about(manifest: Manifest, out: Path, recipe: Recipe, *, pooled: bool =
         "updated": now(),
         "versions": {"recontour": __version__},
     }
-    write_text(out / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
 
 
 def _failure(id: str, state: State) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from recontour import __version__
 from recontour.expected import percent
 from recontour.files import write_text
+from recontour.locks import in_turn
 from recontour.recipe import Progress, no_progress
 from recontour.reports.cohort_files import write_tables
 from recontour.reports.cohort_table import (
@@ -35,6 +36,7 @@ from recontour.reports.summary import (
 )
 
 PAGE = "summary.html"
+LOCK = ".summary.lock"
 MOST_LISTED = 20
 """Kinds of failures above the table, and slides named of each; the table has them all."""
 
@@ -84,11 +86,6 @@ def write_cohort_summary(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     out = Path(out)
-    records = read_records(out, rows)
-    table = table_of(records, rows)
-    notes = write_tables(out, table)
-    done = [line["id"] for line in table if line["status"] == "done"]
-    thumbs = write_thumbnails(out, done, threads, progress)
     environment = Environment(
         loader=PackageLoader("recontour.reports", ""),
         autoescape=True,
@@ -97,7 +94,15 @@ def write_cohort_summary(
         lstrip_blocks=True,
     )
     page = environment.get_template("cohort.html.j2")
-    write_text(out / PAGE, page.render(content(out.resolve().name, records, table, thumbs, notes)))
+    title = out.resolve().name
+    # Of several processes that end at once, the one that looked last writes last.
+    with in_turn(out / LOCK):
+        records = read_records(out, rows)
+        table = table_of(records, rows)
+        notes = write_tables(out, table)
+        done = [line["id"] for line in table if line["status"] == "done"]
+        thumbs = write_thumbnails(out, done, threads, progress)
+        write_text(out / PAGE, page.render(content(title, records, table, thumbs, notes)))
     return notes
 
 
