@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -429,6 +431,17 @@ def test_a_hole_of_zeros_inside_a_tile_is_told(tmp_path: Path, pixels: Pixels) -
     path.write_bytes(data)
     with pytest.raises(SlideError, match=r"case\.tif is damaged .* \(256, 256\)"):
         fast(path).read_region(300, 300, (50, 50), 0.25)
+
+
+def test_what_tifffile_logs_of_damage_stays_off_the_terminal(
+    tmp_path: Path, pixels: Pixels
+) -> None:
+    path = write_slide(tmp_path / "case.tif", pixels)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3])
+    code = "import sys; from recontour.slides import open_slide; open_slide(sys.argv[1], 0.25)"
+    found = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert "<tifffile" not in found.stderr
 
 
 def test_a_file_cut_short_is_told(tmp_path: Path, pixels: Pixels) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,8 +116,9 @@ def test_a_list_of_names_alone(tmp_path: Path) -> None:
         ('"slide","coarse","mpp"\n"ü.svs","ü.json","0,25"\n', "utf-8"),
         (" Slide , COARSE , MPP \n\n,,\n ü.svs , ü.json , .25 ,,\n\n", "utf-8"),
         ('# from the "lab\nslide,coarse,mpp\n#b.svs,b.json,1\nü.svs,ü.json,0.25', "utf-8"),
+        ("  # a; b; c; d\nslide,coarse,mpp\nü.svs,ü.json,0.25\n", "utf-8"),
     ],
-    ids=["european-excel", "excel-unicode", "quoted", "untidy", "comments"],
+    ids=["european-excel", "excel-unicode", "quoted", "untidy", "comments", "indented comment"],
 )
 def test_tables_as_programs_write_them(tmp_path: Path, text: str, encoding: str) -> None:
     row = only_row(written(tmp_path, text, encoding))
@@ -312,14 +315,31 @@ def test_a_manifest_is_made_of_two_folders(tmp_path: Path, cli: Callable[..., An
     assert cli("manifest", slides, *options, "--overwrite").code == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_name_that_is_no_text_is_left_out_and_told(
+    tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name in (b"good.svs", b"sl\xe9.svs"):
+        (slides / os.fsdecode(name)).touch()
+    (slides / "good.geojson").touch()
+    answer = cli("manifest", slides, "-o", tmp_path / "m.csv")
+    assert answer.code == 0, answer.err
+    assert "left out" in answer.err
+    assert "sl\\udce9.svs" in answer.err
+    assert [row.id for row in read_manifest(tmp_path / "m.csv").rows] == ["good"]
+
+
 def test_masks_beside_their_slides_are_no_slides(
     tmp_path: Path, cli: Callable[..., Answer]
 ) -> None:
-    for name in ("a.jpg", "a.png", "b.tif", "b_coarse.tif"):
+    for name in ("a.jpg", "a.png", "b.tif", "b_coarse.tif", "#7.tif", "#7_coarse.tif"):
         (tmp_path / name).touch()
     out = tmp_path / "cohort.csv"
     assert cli("manifest", tmp_path, "-o", out).code == 0
     assert [(row.id, Path(row.coarse).name) for row in read_manifest(out).rows] == [
+        ("#7", "#7_coarse.tif"),  # no comment
         ("a", "a.png"),
         ("b", "b_coarse.tif"),
     ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recontour.cohort.manifest import COMMENT
 from recontour.cohort.names import same_name
 from recontour.cohort.pairing import CoarseFolder, stem_of
 from recontour.errors import MissingFileError, UsageError
@@ -54,6 +55,7 @@ def draft_manifest(slides: Path, coarse_dir: Path, base: Path) -> Draft:
     ids = _ids(found, slides.absolute())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(HEADER)
     without = []
     for path, id in zip(found, ids, strict=True):
@@ -64,7 +66,8 @@ def draft_manifest(slides: Path, coarse_dir: Path, base: Path) -> Draft:
             text.write("# ")  # the outline can be filled in, and the mark taken off
             writer.writerow([id, _relative(path, base), ""])
             continue
-        writer.writerow([id, _relative(path, base), _relative(coarse, base)])
+        values = [id, _relative(path, base), _relative(coarse, base)]
+        (quoting if id.startswith(COMMENT) else writer).writerow(values)
     return Draft(text.getvalue(), len(found) - len(without), tuple(without), notes)
 
 
@@ -73,6 +76,7 @@ def _slides_below(folder: Path, outlines: CoarseFolder) -> tuple[list[Path], tup
     drawn = {path for paths in outlines.by_stem.values() for path in paths}
     found: list[Path] = []
     dicom: set[Path] = set()
+    unspoken: list[Path] = []
     more = 0
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -85,13 +89,30 @@ def _slides_below(folder: Path, outlines: CoarseFolder) -> tuple[list[Path], tup
                 more += 1
                 continue
             dicom.add(path.parent)
-        found.append(path)
-    if not more:
-        return found, ()
-    return found, (
-        f"of each folder of DICOM files only the first is listed, {more} are not: a series is one "
-        "slide; add those that are slides of their own",
-    )
+        (found if _is_text(path.relative_to(folder)) else unspoken).append(path)
+    notes = []
+    if more:
+        notes.append(
+            f"of each folder of DICOM files only the first is listed, {more} are not: a series is "
+            "one slide; add those that are slides of their own"
+        )
+    if unspoken:
+        more_of_them = f" and {len(unspoken) - 3} more" if len(unspoken) > 3 else ""
+        notes.append(
+            "left out, since a manifest is UTF-8 and their names are not; rename them: "
+            + ", ".join(ascii(path.name) for path in unspoken[:3])
+            + more_of_them
+        )
+    return found, tuple(notes)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a name can be written into a text file: on Linux names are any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _outlines_another(path: Path) -> bool:

@@ -224,7 +224,6 @@ def _records(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _delimiter(text: str) -> str:
     """The one of `,`, `;` and tab that the first line with names has most of."""
-    header = next(
-        (line for line in text.splitlines() if line.strip() and not line.startswith(COMMENT)), ""
-    )
+    lines = map(str.strip, text.splitlines())
+    header = next((line for line in lines if line and not line.startswith(COMMENT)), "")
     return max(DELIMITERS, key=header.count)

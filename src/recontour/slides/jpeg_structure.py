@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,9 @@ def find_structure(path: Path) -> Structure:
         raise NotJpegTiff(f"its format ({vendor}) is left to OpenSlide")
     import tifffile
 
+    # What it logs of damage would go to the terminal: the answer here says it, or OpenSlide does.
+    if not (log := logging.getLogger("tifffile")).handlers:
+        log.addHandler(logging.NullHandler())
     try:
         with tifffile.TiffFile(path) as tiff:
             if vendor is None or _main_page(tiff).subifds:
