@@ -156,6 +156,76 @@ def test_a_fetch_that_keeps_breaking_leaves_no_file_but_is_resumed(
     assert seen[-1] == 1500
 
 
+def _web(status: int | None) -> FileNotFoundError:
+    """What fsspec makes of a web server's answer; None: it hung up."""
+    kind = type("ClientError", (Exception,), {"__module__": "aiohttp.client_exceptions"})
+    error = FileNotFoundError("http://…")
+    error.__cause__ = kind("server disconnected" if status is None else f"{status}, no")
+    if status is not None:
+        error.__cause__.status = status  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said", "attempts"),
+    [
+        (404, MissingFileError, "there is nothing", 1),
+        (403, StorageError, "the server answers 403.; check the credentials", 1),
+        (503, StorageError, "cannot be fetched: 503", 3),
+        (None, StorageError, "cannot be fetched: server disconnected", 3),
+    ],
+)
+def test_a_web_server_in_trouble_is_no_missing_file(
+    bucket: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int | None,
+    kind: type[Exception],
+    said: str,
+    attempts: int,
+) -> None:
+    asked: list[str] = []
+
+    def refuse(_: Any, path: str) -> None:
+        asked.append(path)
+        raise _web(status)
+
+    monkeypatch.setattr(type(bucket), "info", refuse)
+    with pytest.raises(kind, match=said):
+        local_copy("memory://bucket/a.svs", tmp_path)
+    assert len(asked) == attempts
+
+
+def test_an_error_of_the_client_is_tried_again_and_told(
+    flaky: tuple[list[int], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few of them are OSErrors."""
+
+    class PayloadError(Exception):
+        pass
+
+    def broken(*_: Any) -> bytes:
+        asked.append(1)
+        raise PayloadError("not enough data")
+
+    asked: list[int] = []
+    monkeypatch.setattr(Flaky, "read", broken)
+    with pytest.raises(StorageError, match="cannot be fetched: not enough data"):
+        local_copy("memory://bucket/a.svs", tmp_path)
+    assert len(asked) == 3
+
+
+def test_of_a_server_that_gives_whole_files_only_it_begins_anew(
+    flaky: tuple[list[int], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seek(*_: Any) -> int:
+        raise ValueError("Cannot seek streaming HTTP file")
+
+    monkeypatch.setattr(Flaky, "seek", seek)
+    flaky[0].append(1000)
+    assert local_copy("memory://bucket/a.svs", tmp_path).read_bytes() == CONTENT
+
+
 def test_what_is_left_of_something_longer_is_no_start(bucket: Any, tmp_path: Path) -> None:
     copy = local_copy("memory://bucket/a.svs", tmp_path)
     copy.rename(copy.with_name(storage.PART))

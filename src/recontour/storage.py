@@ -24,6 +24,7 @@ from recontour.errors import (
     MissingExtraError,
     MissingFileError,
     OutputError,
+    RecontourError,
     StorageError,
     UsageError,
 )
@@ -176,7 +177,10 @@ def _append(remote: _Remote, part: Path, whole: Path) -> None:
         file = part.open("ab")
     with file, remote.system.open(remote.path, "rb", block_size=PIECE) as source:
         if have := file.tell():
-            source.seek(have)
+            try:
+                source.seek(have)
+            except ValueError:  # of a server that gives whole files only
+                file.truncate(0)
         while piece := source.read(PIECE):
             with _writing(whole):
                 file.write(piece)
@@ -200,15 +204,34 @@ def _with_patience(url: str, ask: Callable[[], Any]) -> Any:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return ask()
-        except FileNotFoundError as error:
-            raise MissingFileError(f"there is nothing at {url}") from error
-        except PermissionError as error:
-            raise StorageError(f"{url} may not be read ({error}); check the credentials") from error
-        except (OSError, EOFError) as error:
+        except RecontourError:
+            raise
+        except Exception as error:  # each client has errors of its own, few of them OSErrors
+            why = _behind(error)
+            if isinstance(why, FileNotFoundError):
+                raise MissingFileError(f"there is nothing at {url}") from error
+            if isinstance(why, PermissionError):
+                raise StorageError(
+                    f"{url} may not be read ({why}); check the credentials"
+                ) from error
             if attempt == ATTEMPTS:
-                raise StorageError(f"{url} cannot be fetched: {error}") from error
+                said = str(why) or type(why).__name__
+                raise StorageError(f"{url} cannot be fetched: {said}") from error
             time.sleep(0.5 * 4 ** (attempt - 1))
     raise AssertionError
+
+
+def _behind(error: Exception) -> BaseException:
+    """What went wrong: fsspec calls every failure of a web server a missing file."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return error
+    if type(cause).__module__.partition(".")[0] != "aiohttp":
+        return error
+    status = getattr(cause, "status", None)
+    if status in (401, 403):
+        return PermissionError(f"the server answers {status}")
+    return error if status in (404, 410) else cause
 
 
 @contextlib.contextmanager
