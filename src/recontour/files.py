@@ -48,9 +48,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what killed processes left of files of these names; nobody may be writing them."""
+    """Remove what killed processes left of files of these names, which nobody may be writing."""
     wanted = set(names)
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         # Whole names: what ends in `b.json` may be the `a-b.json` that somebody writes.
         if (match := _TEMPORARY.fullmatch(path.name)) and match[1] in wanted:
             path.unlink(missing_ok=True)

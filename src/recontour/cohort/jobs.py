@@ -84,6 +84,7 @@ def refine(
 
     `refiner` : fitted on a pool of slides; None learns from this one
     """
+    from recontour.files import remove_leftovers
     from recontour.reports.cohort_thumbs import OVERVIEW, thumb_path, write_thumbnail
     from recontour.runs import refine_to_folder
 
@@ -100,5 +101,8 @@ def refine(
             refiner=refiner,
         ).summary
     # Here, beside the other slides, and not at the end for thousands of them.
-    write_thumbnail(work / OVERVIEW, thumb_path(Path(task["out"]), task["id"]))
+    thumb = thumb_path(Path(task["out"]), task["id"])
+    if task.get("attempts"):  # one of them may have been killed while it wrote this
+        remove_leftovers(thumb.parent, [thumb.name])
+    write_thumbnail(work / OVERVIEW, thumb)
     return {"cells": summary["grid"]["n_cells"], "warnings": len(summary["warnings"])}

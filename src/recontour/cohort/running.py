@@ -19,13 +19,14 @@ from recontour.cohort.leases import STALE_S
 from recontour.cohort.rows import Manifest, Row
 from recontour.cohort.shards import Shard
 from recontour.cohort.states import FOLDER, State, now, read_state
-from recontour.cohort.sweeping import sweep
+from recontour.cohort.sweeping import sweep, sweep_temporary
 from recontour.cohort.tasks import DISK_ERROR
 from recontour.errors import OutputError, OutputRefusedError
 from recontour.executors import Executor, PreparingExecutor
 from recontour.files import write_text
 from recontour.locks import in_turn
 from recontour.recipe import Recipe, Runtime
+from recontour.reports.cohort_thumbs import FOLDER as THUMBS
 from recontour.storage import is_url
 
 SCHEMA = "recontour.cohort/1"
@@ -170,6 +171,7 @@ def _conclude(
             raise
         # It is the disk that stopped the run, and that is said already.
     sweep(out / FOLDER)
+    sweep_temporary(out / THUMBS)
 
 
 def some_inputs(rows: Sequence[Row], most: int = 8) -> list[str]:

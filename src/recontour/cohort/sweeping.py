@@ -25,8 +25,15 @@ def sweep(states: Path) -> None:
         lease = acquire(base)
         if lease is not None:
             lease.release()
+    sweep_temporary(states)
+    with contextlib.suppress(OSError):  # not empty: of somebody who works
+        (states / "work").rmdir()
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove old temporary files from a folder, which may be missing."""
     times = {}
-    for path in states.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(OSError):  # gone meanwhile: of somebody who works
             times[path] = path.stat().st_mtime
     newest = max(times.values(), default=0.0)
@@ -34,5 +41,3 @@ def sweep(states: Path) -> None:
         if path.name.startswith(".tmp-") and newest - time >= OLD_S:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: of somebody who works
-        (states / "work").rmdir()
