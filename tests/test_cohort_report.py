@@ -135,6 +135,8 @@ def test_the_table_says_what_became_of_each_slide(
     assert table[4]["error"] == "broken.svs ends early"  # no folder of ours
     assert table[4]["refined_um2"] is None
     assert table[7]["attempts"] is None
+    signed = Row("s", "https://lab.org/x/s.svs?signature=secret/half", "s3://lab/s.json")
+    assert [cohort_table(out, [signed])[0][n] for n in ("slide", "coarse")] == ["s.svs", "s.json"]
 
 
 def test_the_page_puts_first_what_needs_a_person(cohort: tuple[Path, list[Row]]) -> None:

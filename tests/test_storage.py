@@ -196,6 +196,22 @@ def test_a_web_server_in_trouble_is_no_missing_file(
     assert len(asked) == attempts
 
 
+def test_the_signature_of_a_url_is_not_told(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors end up in files that people share."""
+    url = "memory://bucket/a.svs?signature=secret/half"
+
+    def refuse(*_: Any) -> None:
+        raise OSError(f"503 of {url}")
+
+    monkeypatch.setattr(type(bucket), "info", refuse)
+    with pytest.raises(StorageError) as caught:
+        local_copy(url, tmp_path)
+    assert "bucket/a.svs" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_error_of_the_client_is_tried_again_and_told(
     flaky: tuple[list[int], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ GRACE_S = 600.0
 PIECE = 8 * 2**20
 ATTEMPTS = 3
 PART = ".part"
+_QUERY = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
 _SEVERAL_FILES = (".mrxs", ".vms", ".vmu")
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -48,6 +50,11 @@ def is_url(path: str | Path) -> bool:
     """Whether this is no path on this machine but `s3://…`, `https://…`."""
     scheme, mark, _ = str(path).partition("://")
     return bool(mark) and scheme.replace("+", "").isalnum()
+
+
+def shown(text: str) -> str:
+    """URLs for people: without what follows `?`, which may be a signature that opens the file."""
+    return _QUERY.sub(r"\1", text)
 
 
 def local_copy(
@@ -127,10 +134,10 @@ class _Remote:
     @classmethod
     def find(cls, url: str) -> _Remote:
         """Ask the server for what is at a URL."""
-        if url.partition("?")[0].casefold().endswith(_SEVERAL_FILES):
+        if shown(url).casefold().endswith(_SEVERAL_FILES):
             raise UsageError(
-                f"{url}: slides of several files cannot be fetched by URL; copy the slide and its "
-                "folder to a disk that all workers see"
+                f"{shown(url)}: slides of several files cannot be fetched by URL; copy the slide "
+                "and its folder to a disk that all workers see"
             )
         try:
             from fsspec.core import url_to_fs
@@ -141,9 +148,9 @@ class _Remote:
                 way = "pip install 'recontour[remote]'"
             else:
                 way = f"{error}, with pip"
-            raise MissingExtraError(f"{url} cannot be fetched: {way}") from error
+            raise MissingExtraError(f"{shown(url)} cannot be fetched: {way}") from error
         except ValueError as error:
-            raise UsageError(f"{url}: {error}") from error
+            raise UsageError(f"{shown(url)}: {error}") from error
         told = _with_patience(url, lambda: system.info(path))
         size = told.get("size")
         marks = [f"{mark}={told[mark]}" for mark in _MARKS if told.get(mark)]
@@ -209,14 +216,14 @@ def _with_patience(url: str, ask: Callable[[], Any]) -> Any:
         except Exception as error:  # each client has errors of its own, few of them OSErrors
             why = _behind(error)
             if isinstance(why, FileNotFoundError):
-                raise MissingFileError(f"there is nothing at {url}") from error
+                raise MissingFileError(f"there is nothing at {shown(url)}") from error
             if isinstance(why, PermissionError):
                 raise StorageError(
-                    f"{url} may not be read ({why}); check the credentials"
+                    f"{shown(url)} may not be read ({why}); check the credentials"
                 ) from error
             if attempt == ATTEMPTS:
-                said = str(why) or type(why).__name__
-                raise StorageError(f"{url} cannot be fetched: {said}") from error
+                said = shown(str(why)) or type(why).__name__
+                raise StorageError(f"{shown(url)} cannot be fetched: {said}") from error
             time.sleep(0.5 * 4 ** (attempt - 1))
     raise AssertionError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from recontour.reports.summary import plain
+from recontour.storage import is_url, shown
 
 COLUMNS: dict[str, type] = {
     "id": str,
@@ -226,6 +227,7 @@ def _figures(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(path: str) -> str:
+    path = shown(path) if is_url(path) else path
     return path.replace("\\", "/").rpartition("/")[2]
 
 
