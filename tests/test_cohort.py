@@ -21,7 +21,7 @@ from recontour.cohort.gpus import least_used
 from recontour.cohort.lanes import LANES, Lane, LaneStopped
 from recontour.cohort.leases import _record
 from recontour.cohort.manifest import read_manifest, row_key
-from recontour.cohort.running import run_cohort
+from recontour.cohort.running import run_cohort, task_of
 from recontour.cohort.shards import Shard
 from recontour.cohort.states import State, read_state
 from recontour.errors import LaneError, OutputRefusedError
@@ -251,6 +251,17 @@ def test_a_finished_folder_without_its_last_file_is_not_taken_for_done(cohort):
     assert "holds something else than a finished run; move it" in failure["error"]
     shutil.rmtree(cohort.out / "a")
     assert cohort.run(retry_failed=True).done == ("a", "b")
+
+
+def test_a_task_finds_its_files_from_any_folder(cohort, monkeypatch):
+    """A worker on another machine was started elsewhere."""
+    monkeypatch.chdir(cohort.folder)
+    cohort.slides(a="ok 1")
+    row = read_manifest("m.csv").rows[0]
+    recipe = Recipe(tissue="tissue.geojson")
+    task = task_of(row, "k", None, out=Path("out"), recipe=recipe, runtime=Runtime())
+    named = (task["row"]["slide"], task["row"]["coarse"], task["out"], task["recipe"]["tissue"])
+    assert all(Path(path).is_absolute() for path in named)
 
 
 def test_shards_divide_the_work(cohort):

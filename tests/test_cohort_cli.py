@@ -195,6 +195,14 @@ def test_bars_show_the_slides_in_work():
         assert "others work on c" in bars.bars.tasks[0].fields["said"]
 
 
+def test_an_id_in_brackets_is_no_markup():
+    with CohortBars() as bars:
+        bars.begin(1, 0)
+        bars.at("s[/1]", "embed", 1, 4)
+        bars.waiting(["t[/1]"])
+        bars.bars.refresh()
+
+
 def test_durations_are_in_one_unit():
     times = (40, 720, 3 * 3600, 60 * 3600)
     assert [duration(s) for s in times] == ["40 s", "12 min", "3.0 h", "2.5 days"]

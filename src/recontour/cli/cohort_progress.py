@@ -92,9 +92,9 @@ class CohortBars:
         self.count = Count()
         self.lock = threading.Lock()
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # an id may hold [brackets]
             BarColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             TimeElapsedColumn(),
             console=Console(stderr=True),
         )

@@ -223,13 +223,16 @@ def task_of(
     kind: str = "refine",
 ) -> dict[str, Any]:
     """The task of a row, as `run_task` takes it; `state` is what is known of the slide."""
+    settings = recipe.to_dict()
+    if Path(settings["tissue"]).suffix:  # a file; the worker may be in another folder
+        settings["tissue"] = str(Path(settings["tissue"]).absolute())
     return {
         "kind": kind,
         "id": row.id,
         "key": key,
         "row": row.to_dict(),
         "out": str(out.absolute()),
-        "recipe": recipe.to_dict(),
+        "recipe": settings,
         "runtime": {
             **{f.name: getattr(runtime, f.name) for f in fields(runtime) if f.name != "progress"},
             "cache_dir": runtime.cache_dir and str(runtime.cache_dir.absolute()),
