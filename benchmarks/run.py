@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import Ratio, interleaved
+from timing import Ratio, interleaved, ratio
 
 ROUNDS = 3
 
@@ -98,6 +98,31 @@ def reading(rounds: int) -> Iterator[Line]:
     )  # fmt: skip
 
 
+def r4(rounds: int) -> Iterator[Line]:
+    """The default encoder against the same network in torch, fp32 and eager."""
+    from embed import TORCH, measure_encoder, target
+
+    precision, found = measure_encoder(rounds, 1536)
+    slow, fast = found[TORCH], found["eager"]
+    bf16 = "with bf16: ≥ 4x" if precision == "fp32" else "without bf16: ≥ 2.5x"
+    yield at_least(
+        "R4", f"embedding, {precision}, ÷ torch fp32 eager", ratio(slow, fast), target(precision),
+        f"{ratio(slow, fast, cpu=True)} in CPU-seconds; {bf16}",
+    )  # fmt: skip
+
+
+def r5(rounds: int) -> Iterator[Line]:
+    """Reading and embedding together against embedding what is in memory."""
+    from embed import ALONE, measure_reading
+
+    found = measure_reading(rounds, 4096)
+    for reader, least in (("jpeg_tiff", 0.9), ("openslide", 0.85)):
+        kept = ratio(found[ALONE], found[reader])
+        yield at_least(
+            "R5", f"read + embed ({reader}), of the rate of embedding alone", kept, least
+        )
+
+
 def r6(rounds: int) -> Iterator[Line]:
     """LC-MIL on VGG16 against the published loop; a rerun on the default encoder."""
     from refine import make_patches
@@ -148,6 +173,53 @@ def r7(rounds: int) -> Iterator[Line]:
     )  # fmt: skip
 
 
+def r8(rounds: int) -> Iterator[Line]:
+    """The whole refinement of another outline, features cached."""
+    from rerun import TARGETS, measure
+
+    for cells, most in TARGETS.items():
+        found = measure(cells, rounds)
+        again, alone = found.timings["session"], found.timings["refine_slide"]
+        warm = found.timings["warm"]
+        yield at_most(
+            "R8", f"another outline, {found.cells:,} cells, em", again.median, most, "s",
+            f"{found.cells:,} cells: {again.cpu_median:.2f} CPU-s; {warm.median:.2f} s started "
+            f"warm; {alone.median:.2f} s by refine_slide, which reads the features again",
+            seconds=list(again.seconds), stages=found.stages,
+        )  # fmt: skip
+
+
+def r9(rounds: int) -> Iterator[Line]:
+    """Peak memory of the command on a slide of 100,000 x 100,000 px."""
+    from memory import measure
+
+    found = measure(100_000, 35_000)
+    yield at_most(
+        "R9", f"peak memory, 100,000² px, {found.run['grid']['n_cells']:,} cells",
+        found.gib * 2**30 / 1e9, 2.0, "GB",
+        f"`recontour refine` from the slide to the report in {found.seconds:.0f} s, once",
+        seconds=found.seconds,
+    )  # fmt: skip
+
+
+def r11(rounds: int) -> Iterator[Line]:
+    """How cost grows with the number of cells."""
+    from growth import EXACT_NEIGHBOURS, LINEAR, measure
+
+    found = measure(rounds=min(rounds, 2))
+    for name, growth in found.items():
+        pairs = zip(growth.cpu, growth.cells, strict=True)
+        cpu = ", ".join(f"{s:.2f} s for {n:,}" for s, n in pairs)
+        exact = name in EXACT_NEIGHBOURS
+        yield Line(
+            "R11", f"{name}, CPU-seconds as cells to the power of",
+            "–" if exact else f"≤ {LINEAR:g}", f"{growth.power:.2f}",
+            None if exact else LINEAR / max(growth.power, 0.01),
+            f"{name}: {cpu}" + ("; exact neighbours compare all with all" if exact else ""),
+            growth._asdict(),
+        )  # fmt: skip
+
+
 def r10(rounds: int) -> Iterator[Line]:
     """Starting up."""
     import recontour
@@ -177,9 +249,14 @@ def r10(rounds: int) -> Iterator[Line]:
 
 PARTS: dict[str, Callable[[int], Iterator[Line]]] = {
     "R1-R3": reading,
+    "R4": r4,
+    "R5": r5,
     "R6": r6,
     "R7": r7,
+    "R8": r8,
+    "R9": r9,
     "R10": r10,
+    "R11": r11,
 }
 
 

@@ -129,15 +129,19 @@ class Watch:
     def __init__(self, pids: dict[str, int], client: int) -> None:
         self.pids, self.client = pids, client
         self.peaks: dict[str, float] = defaultdict(float)
+        self.spent: dict[tuple[str, int], tuple[float, float]] = {}
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
-    def stop(self) -> dict[str, float]:
-        """MB by role; of workers and lanes the largest of them."""
+    def stop(self) -> tuple[dict[str, float], dict[str, float]]:
+        """MB by role (of workers and lanes, of the largest), and CPU-seconds by role (of all)."""
         self.over.set()
         self.thread.join()
-        return {role: self.peaks[role] / 1e6 for role in ROLES}
+        cpu = dict.fromkeys(ROLES, 0.0)
+        for (role, _), (first, last) in self.spent.items():
+            cpu[role] += last - first
+        return {role: self.peaks[role] / 1e6 for role in ROLES}, cpu
 
     def _watch(self) -> None:
         while not self.over.wait(0.5):
@@ -152,10 +156,16 @@ class Watch:
 
     def _look(self, role: str, pid: int) -> None:
         try:
-            size = float(psutil.Process(pid).memory_info().rss)
+            process = psutil.Process(pid)
+            size = float(process.memory_info().rss)
+            times = process.cpu_times()
         except psutil.Error:
             return
         self.peaks[role] = max(self.peaks[role], size)
+        spent = times.user + times.system
+        # Client and lanes begin with the run; what the others did before is not of it.
+        new = 0.0 if role in ("client", "lanes") else spent
+        self.spent[role, pid] = (self.spent.get((role, pid), (new, 0.0))[0], spent)
 
     @staticmethod
     def _children(pid: int) -> list[psutil.Process]:
@@ -202,12 +212,11 @@ def measure(manifest: Path, out: Path, folder: Path, arguments: argparse.Namespa
                 client = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
                 watch = Watch(pids, client.pid)
                 code = client.wait()
+            seconds, moved = time.perf_counter() - start, loopback() - before
+            peaks, cpu = watch.stop()
             found[name] = {
-                "seconds": time.perf_counter() - start,
-                "code": code,
-                "bytes": loopback() - before,
-                "peak_mb": watch.stop(),
-            }
+                "seconds": seconds, "code": code, "bytes": moved, "peak_mb": peaks, "cpu": cpu
+            }  # fmt: skip
     rows = read_manifest(manifest).rows
     start = time.perf_counter()
     write_cohort_summary(out, rows)
@@ -242,7 +251,10 @@ def draw(results: dict[int, dict], path: Path) -> None:
     for name, label in (("cold", "whole run"), ("again", "again, all done")):
         left.plot(counts, [results[n][name]["seconds"] for n in counts], "o-", label=label)
     left.plot(counts, [results[n]["summary_seconds"] for n in counts], "o-", label="summary")
-    first = results[counts[0]]["cold"]["seconds"] / counts[0]
+    for role in ("client", "scheduler"):
+        left.plot(counts, [results[n]["cold"]["cpu"][role] for n in counts], "o--",
+                  label=f"{role}, CPU")  # fmt: skip
+    first = results[counts[-1]]["cold"]["seconds"] / counts[-1]
     left.plot(counts, [first * n for n in counts], ":", color="grey", label="linear")
     left.set(xscale="log", yscale="log", xlabel="slides", ylabel="s")
     left.legend(fontsize=7)
@@ -277,11 +289,12 @@ def main() -> int:
         results[count] = found
         cold, again = found["cold"], found["again"]
         peaks = ", ".join(f"{role} {size:.0f} MB" for role, size in cold["peak_mb"].items())
+        spent = ", ".join(f"{role} {cpu / count:.3f}" for role, cpu in cold["cpu"].items())
         print(
             f"{count} slides, {found['stages']['cells']:.0f} cells: {cold['seconds']:.0f} s "
             f"({cold['seconds'] / count:.2f} a slide), exit {cold['code']}; again "
             f"{again['seconds']:.1f} s; summary {found['summary_seconds']:.2f} s; {peaks}; "
-            f"{cold['bytes'] / count / 1e3:.1f} kB a slide; "
+            f"{cold['bytes'] / count / 1e3:.1f} kB a slide; CPU-seconds a slide: {spent}; "
             + ", ".join(f"{k} {v:.2f} s" for k, v in found["stages"].items() if k != "cells"),
             flush=True,
         )
