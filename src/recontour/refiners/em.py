@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,7 +69,8 @@ class _Fit:
 
 @dataclass(frozen=True)
 class _Last:
-    """What the last fit was told and what each member believed of all cells: float32 (n, K)."""
+    """What the last fit was told, and what each member believed of all cells when its last rounds
+    began: float32 (n, K)."""
 
     classes: tuple[str, ...]
     priors: tuple[OutlinePrior, ...]
@@ -83,7 +85,7 @@ class _Last:
         )
 
     def beliefs(self, now: _Last, member: int) -> list[Belief]:
-        """Where a member goes on from: what it believed, of cells told otherwise the start."""
+        """What the last rounds of a member begin with; of cells told otherwise the start."""
         ends = np.cumsum([len(prior.labels) for prior in self.priors])[:-1]
         found = []
         for old, new, q in zip(
@@ -172,10 +174,11 @@ class Em:
         return self._fit_from(patch_sets, None)
 
     def refit(self, patch_sets: Sequence[PatchSet]) -> Em:
-        """Learn on from the last answer, in fewer rounds, after an outline was edited.
+        """Learn again after an outline was edited, but only the last rounds.
 
-        Cells whose label is another than last time, or is now checked, start afresh, all others
-        from what was last believed of them. Where slides, cells or classes are others, it is `fit`.
+        They begin with what was believed of each cell when they began last time, so that many edits
+        are no more rounds than one; cells whose label is another, or is now checked, start afresh.
+        Where slides, cells or classes are others, it is `fit`.
 
         Raises
         ------
@@ -212,10 +215,10 @@ class Em:
         answers = []
         for i, (group, size) in enumerate(members):
             before = last.beliefs(now, i) if last is not None and fits else None
-            found, q = self._learn(slides, group, size, before)
+            found, q, began = self._learn(slides, group, size, before)
             rounds += found
             believed += q
-            answers.append(q.astype(np.float32))
+            answers.append(began.astype(np.float32))
         extents = {p.slide_id: s.prior.extent for p, s in zip(patch_sets, slides, strict=True)}
         self._fit = _Fit(classes, views, projections, tuple(rounds), cell_um, extents, common)
         self._describe(patch_sets, slides, believed)
@@ -274,8 +277,11 @@ class Em:
         views: tuple[int, ...],
         components: int,
         before: Sequence[Belief] | None = None,
-    ) -> tuple[list[_Round], Belief]:
-        """The last rounds of one member, and its last beliefs; `before`: what it believed last."""
+    ) -> tuple[list[_Round], Belief, Belief]:
+        """The last rounds of one member, its last beliefs, and those its last rounds began with.
+
+        `before`: beliefs to begin the last rounds with.
+        """
         beliefs = [slide.prior.start() for slide in slides]
         weight = np.concatenate([np.where(slide.prior.sure, STRONG, 1.0) for slide in slides])
         first = np.concatenate(beliefs).sum(axis=0)
@@ -283,7 +289,9 @@ class Em:
         if before is not None:
             beliefs, rounds = list(before), min(self.rounds, LAST)
         found: list[_Round] = []
+        began: deque[list[Belief]] = deque(maxlen=LAST)
         for _ in range(rounds):
+            began.append(beliefs)
             q = np.concatenate(beliefs) * weight[:, None]
             models = tuple(
                 Discriminant.of(
@@ -307,7 +315,7 @@ class Em:
             found.append(made)
             if faded.any():
                 break
-        return found[-LAST:], np.concatenate(beliefs)
+        return found[-LAST:], np.concatenate(beliefs), np.concatenate(began[0])
 
     def _posterior(self, slide: _Slide) -> NDArray[np.float32]:
         assert self._fit is not None
