@@ -9,7 +9,8 @@ the entry points `recontour.readers`, `recontour.encoders`, `recontour.refiners`
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 from recontour.errors import MissingExtraError, UnknownNameError
@@ -67,7 +68,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
 
 def names(kind: str) -> list[str]:
     """Every registered name of a `kind` (reader, encoder, refiner, …), sorted."""
-    return sorted({*BUILTIN[kind], *(p.name for p in entry_points(group=f"recontour.{kind}s"))})
+    return sorted({*BUILTIN[kind], *(point.name for point in _points(kind))})
 
 
 def lookup(kind: str, name: str) -> Any:
@@ -80,7 +81,7 @@ def lookup(kind: str, name: str) -> Any:
     """
     entry = BUILTIN[kind].get(name)
     if entry is None:
-        for point in entry_points(group=f"recontour.{kind}s"):
+        for point in _points(kind):
             if point.name == name:
                 return point.load()
         raise UnknownNameError.of(_PLAIN.get(kind, kind), name, names(kind))
@@ -93,6 +94,12 @@ def lookup(kind: str, name: str) -> Any:
         raise MissingExtraError(
             f"{kind} {name!r} needs {error.name}: pip install 'recontour[{entry.extra}]'"
         ) from error
+
+
+@cache
+def _points(kind: str) -> tuple[EntryPoint, ...]:
+    """What other packages register; looked up once, as that reads the metadata of them all."""
+    return tuple(entry_points(group=f"recontour.{kind}s"))
 
 
 _PLAIN = {"refiner": "method", "dataset": "data set"}

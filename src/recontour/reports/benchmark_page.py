@@ -26,6 +26,7 @@ from recontour.reports.benchmark_figures import REFERENCES, box_plot, sorted_cur
 from recontour.reports.benchmark_overlays import write_overlays
 from recontour.reports.page import say
 from recontour.reports.summary import count, plain
+from recontour.reports.template import template
 from recontour.types import PatchGrid
 
 PAGE = "report.html"
@@ -223,16 +224,7 @@ def _seconds(data: Data) -> Section:
 
 
 def _page(data: Data, sections: Sequence[Section], figures: Path) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("recontour.reports", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("benchmark.html.j2").render(
+    return template("benchmark.html.j2").render(
         version=__version__,
         title=f"Benchmark: {data.plan.dataset}",
         subtitle=_subtitle(data),

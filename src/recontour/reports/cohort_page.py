@@ -34,6 +34,7 @@ from recontour.reports.summary import (
     format_change,
     hex_colour,
 )
+from recontour.reports.template import template
 
 PAGE = "summary.html"
 LOCK = ".summary.lock"
@@ -83,17 +84,8 @@ def write_cohort_summary(
     ------
     OutputError : a file cannot be written
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     out = Path(out)
-    environment = Environment(
-        loader=PackageLoader("recontour.reports", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("cohort.html.j2")
+    page = template("cohort.html.j2")
     title = out.resolve().name
     # Of several processes that end at once, the one that looked last writes last.
     with in_turn(out / LOCK):

@@ -29,6 +29,7 @@ from recontour.reports.summary import (
     text_colour,
     threshold_of,
 )
+from recontour.reports.template import template
 from recontour.reports.thumbnails import close_ups
 from recontour.types import Recipe, Refinement, Slide
 
@@ -55,18 +56,7 @@ def write_report(slide: Slide, refinement: Refinement, path: Path, overview_png:
     ------
     OutputError : the file cannot be written
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("recontour.reports", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
-        content(slide, refinement, overview_png)
-    )
+    page = template("report.html.j2").render(content(slide, refinement, overview_png))
     write_text(path, page)
 
 
