@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +105,71 @@ def test_a_file_cut_short_is_refused():
     refiner, options = fitted("logistic")
     with pytest.raises(RefinerError, match="damaged"):
         unpack(pack(refiner, "logistic", 1, options, {})[:-100])
+
+
+def test_no_flipped_bit_makes_a_file_answer_otherwise():
+    refiner, options = fitted("logistic")
+    data, patches = pack(refiner, "logistic", 1, options, {}), slide(0)
+    expected = refiner.predict_proba(patches)
+    loaded = 0
+    for at in range(len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 8
+        with contextlib.suppress(RefinerError):
+            again, _ = unpack(bytes(damaged))
+            np.testing.assert_array_equal(again.predict_proba(patches), expected)
+            loaded += 1
+    assert loaded < len(data) // 2  # dates and the like may change
+
+
+def changed(data: bytes, facts: Mapping[str, Any], **arrays: Any) -> bytes:
+    """A kept file with other facts (None: none) and arrays, as nobody writes it."""
+    with np.load(io.BytesIO(data)) as archive:
+        found = {name: archive[name] for name in archive.files}
+    told = {**json.loads(found.pop("facts").tobytes()), **facts}
+    text = json.dumps({name: value for name, value in told.items() if value is not None})
+    buffer = io.BytesIO()
+    np.savez(buffer, facts=np.frombuffer(text.encode(), np.uint8), **{**found, **arrays})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        *({name: None} for name in ("schema", "method", "seed", "options", "about", "learned")),
+        *({"method": "em"}, {"options": ["views"]}, {"options": {"seed": 1}}, {"about": 3}),
+        *({"learned": {"classes": 3}}, {"learned": ["classes"]}),
+    ],
+    ids=str,
+)
+def test_facts_that_nobody_wrote_are_refused(facts):
+    refiner, options = fitted("logistic")
+    with pytest.raises(RefinerError, match="delete the file"):
+        unpack(changed(pack(refiner, "logistic", 1, options, {}), facts))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        *((name, "mean") for name in KEPT),
+        *((name, "models") for name in ("lc_mil", "prototype")),
+        *((name, "head") for name in ("deep_knn", "pencil")),
+        ("logistic", "weights"),
+    ],
+)
+@pytest.mark.parametrize("value", [np.ones((1, 1), np.float32), np.float32(1), np.array(["x"])])
+def test_arrays_of_another_shape_are_refused(name, array, value):
+    refiner, options = fitted(name)
+    with pytest.raises(RefinerError, match="does not fit this version"):
+        unpack(changed(pack(refiner, name, 1, options, {}), {}, **{array: value}))
+
+
+def test_what_is_no_array_is_refused():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("facts", "{}")
+    with pytest.raises(RefinerError, match="damaged"):
+        unpack(buffer.getvalue())
 
 
 def test_what_does_not_fit_is_refused():

@@ -52,6 +52,8 @@ class Head:
     def of(cls, weights: NDArray[np.float32], dim: int, hidden: int, classes: int) -> Head:
         """With given `parameters`, float32 (number of weights,)."""
         head = cls(np.random.default_rng(0), dim, hidden, classes)
+        if weights.shape != head.parameters.shape:
+            raise ValueError(f"{weights.shape} weights where {head.parameters.shape} are needed")
         head.parameters.copy_(torch.from_numpy(weights))
         return head
 

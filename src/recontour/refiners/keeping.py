@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
@@ -24,6 +25,12 @@ from recontour.types import Refiner
 
 SCHEMA = "recontour.refiner/1"
 FACTS = "facts"  # name of the JSON among the arrays
+
+# RuntimeError: a flipped bit can make a member encrypted, or packed in a way that is not known.
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,27 @@ def scale_arrays(scale: ZScore) -> dict[str, NDArray[np.float32]]:
 
 
 def scale_of(arrays: Mapping[str, NDArray[Any]]) -> ZScore:
-    """From `scale_arrays`."""
-    return ZScore(arrays["mean"], arrays["std"])
+    """From `scale_arrays`.
+
+    Raises
+    ------
+    ValueError : they are none
+    """
+    mean, std = arrays["mean"], arrays["std"]
+    if mean.ndim != 1 or mean.shape != std.shape or {mean.dtype.kind, std.dtype.kind} != {"f"}:
+        raise ValueError(f"mean and spread are {mean.dtype} {mean.shape}, {std.dtype} {std.shape}")
+    return ZScore(mean, std)
+
+
+def check_shape(values: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Refuse an array that is not what `recall` needs; torch would stretch some to fit.
+
+    Raises
+    ------
+    ValueError
+    """
+    if values.shape != shape or values.dtype.kind != "f":
+        raise ValueError(f"{values.dtype} {values.shape} where floats {shape} are needed")
 
 
 def can_keep(name: str) -> bool:
@@ -147,7 +173,7 @@ def unpack(data: bytes) -> tuple[Refiner, dict[str, Any]]:
             arrays = {name: archive[name] for name in archive.files}
         facts = json.loads(arrays.pop(FACTS).tobytes())
         schema = facts["schema"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise RefinerError(
             "no fitted refiner, or a damaged one; delete the file, and the same command makes it "
             "again"
@@ -157,12 +183,13 @@ def unpack(data: bytes) -> tuple[Refiner, dict[str, Any]]:
             f"a fitted refiner of schema {schema!r}, where {SCHEMA!r} is read; delete the file, "
             "and the same command makes it again"
         )
-    refiner = make_refiner(facts["method"], seed=facts["seed"], **facts["options"])
     try:
+        about = dict(facts["about"])
+        refiner = make_refiner(facts["method"], seed=facts["seed"], **facts["options"])
         cast(KeepableRefiner, refiner).recall(Learned(arrays, facts["learned"]))
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise RefinerError(
-            f"what {facts['method']} learned does not fit this version of it ({error}); delete the "
-            "file, and the same command makes it again"
+            f"what {facts.get('method')} learned does not fit this version of it ({error}); delete "
+            "the file, and the same command makes it again"
         ) from error
-    return refiner, dict(facts["about"])
+    return refiner, about

@@ -23,7 +23,7 @@ from recontour.refiners.base import (
     table,
     whole,
 )
-from recontour.refiners.keeping import Learned, scale_arrays, scale_of
+from recontour.refiners.keeping import Learned, check_shape, scale_arrays, scale_of
 from recontour.types import PatchSet
 
 # What `batched=True` means. A fifth of the time of one bag a step, and on three regions of real
@@ -160,6 +160,7 @@ class LcMil:
         models = []
         for weights in learned.arrays["models"]:
             model = self._model(np.random.default_rng(0), len(scale.mean), len(classes))
+            check_shape(weights, tuple(model.parameters.shape))
             model.parameters.copy_(torch.from_numpy(weights))
             models.append(model)
         self._fit = (classes, scale, tuple(models))

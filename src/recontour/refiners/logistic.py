@@ -21,7 +21,7 @@ from recontour.refiners.base import (
     table,
     whole,
 )
-from recontour.refiners.keeping import Learned, scale_arrays, scale_of
+from recontour.refiners.keeping import Learned, check_shape, scale_arrays, scale_of
 from recontour.types import PatchSet
 
 WIDE = 4096  # features; beyond, their products among one another are too many to solve for
@@ -97,7 +97,9 @@ class Logistic:
     def recall(self, learned: Learned) -> None:
         """Go on from what was kept."""
         scale = scale_of(learned.arrays)
-        self._fit = (tuple(learned.facts["classes"]), scale, learned.arrays["weights"])
+        classes, weights = tuple(learned.facts["classes"]), learned.arrays["weights"]
+        check_shape(weights, (len(scale.mean) + 1, len(classes)))
+        self._fit = (classes, scale, weights)
 
     def _solve(
         self,

@@ -32,7 +32,7 @@ from recontour.refiners.cell_training import (
     predict,
     train,
 )
-from recontour.refiners.keeping import Learned, scale_arrays, scale_of
+from recontour.refiners.keeping import Learned, check_shape, scale_arrays, scale_of
 from recontour.refiners.kmeans import STARTS
 from recontour.refiners.known_cells import POOLED, Known, with_every_class
 from recontour.refiners.prototypes import cosines, directions, global_prototypes, local_prototypes
@@ -310,6 +310,7 @@ class Prototype:
         models = {}
         for name, weights in zip(learned.facts["slides"], learned.arrays["models"], strict=True):
             model = self._model(np.random.default_rng(0), len(scale.mean), len(classes))
+            check_shape(weights, tuple(model.parameters.shape))
             model.parameters.copy_(torch.from_numpy(weights))
             models[name] = model
         self.notes = ()
