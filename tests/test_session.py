@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -178,6 +179,51 @@ def test_a_method_that_cannot_start_warm_starts_cold(scene, slide, runtime):
         assert_same(session.refine(coarse, warm=True), session.refine(coarse))
 
 
+def test_a_warm_start_after_other_cells_were_excluded_is_cold(scene, slide, runtime):
+    outline = read(scene.coarse)
+    away = [
+        replace(outline, regions=(*outline.regions, Region("x", box(*corners), "Ignore*")))
+        for corners in ((480, 480, 560, 560), (960, 480, 1040, 560))
+    ]
+    with Session(slide, QUICK, runtime) as session:
+        before = session.refine(away[0])
+        warm = session.refine(away[1], warm=True)
+        assert len(before.patches) == len(warm.patches)
+        assert not np.array_equal(before.patches.grid.cols, warm.patches.grid.cols)
+        assert_same(warm, session.refine(away[1]))
+
+
+def test_threads_may_share_a_session(scene, slide, runtime):
+    outline = read(scene.coarse)
+    left_out = Region("x", box(0, 0, 800, 1536), "Ignore*")
+    coarse = [outline, replace(outline, regions=(*outline.regions, left_out))]
+    recipe = replace(QUICK, method="logistic")
+    expected = [refine_slide(slide, one, recipe, runtime=runtime) for one in coarse]
+    with Session(slide, recipe, runtime) as session, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(session.refine, coarse * 4))
+    for i, one in enumerate(found):
+        assert_same(one, expected[i % 2])
+
+
+def test_embedding_ahead_keeps_to_the_threads(scene, slide):
+    import torch
+
+    before, seen = torch.get_num_threads(), set()
+    runtime = Runtime(
+        use_cache=False,
+        threads=1,
+        progress=lambda stage, done, total: seen.add(torch.get_num_threads()),
+    )
+    torch.set_num_threads(2)
+    try:
+        with Session(slide, QUICK, runtime) as session:
+            session.embed()
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_learning_that_failed_is_no_start_for_the_next(scene, slide, runtime, monkeypatch):
     with Session(slide, QUICK, runtime) as session:
         first = session.refine(scene.coarse)
@@ -222,8 +268,10 @@ def test_em_learns_on_from_its_last_answer():
     [
         square(side=24),
         replace(square(), classes=("background", "Stroma")),
+        replace(square(), grid=replace(square().grid, rows=square().grid.rows[::-1].copy())),
+        replace(square(), slide_id="other"),
     ],
-    ids=["other cells", "other classes"],
+    ids=["other cells", "other classes", "as many cells elsewhere", "another slide"],
 )
 def test_em_starts_afresh_on_other_cells_or_classes(other):
     expected = make_refiner("em").fit([other]).predict_proba(other)

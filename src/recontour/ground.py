@@ -65,10 +65,11 @@ class Ground:
     def patch_set(self, work: Work) -> PatchSet:
         """What a refiner sees. What was found out from the features of the same cells is kept."""
         patches = work.patch_set(self.embed())
-        if self._last is None or not np.array_equal(self._last[0], work.kept):
+        last = self._last  # another thread may refine an outline that excludes other cells
+        if last is None or not np.array_equal(last[0], work.kept):
             memo = Memo(patches.features, patches.context)
-            self._last = work.kept, replace(patches, memo=memo)
-        same = self._last[1]
+            self._last = last = work.kept, replace(patches, memo=memo)
+        same = last[1]
         return replace(patches, features=same.features, context=same.context, memo=same.memo)
 
     def learn(self, patches: PatchSet) -> Refiner:

@@ -56,7 +56,8 @@ class Session:
         -------
         cells of the tissue
         """
-        self._ground.embed()
+        with limit_threads(self._ground.runtime.threads):
+            self._ground.embed()
         return len(self._ground.lay_out().lattice)
 
     def refine(
@@ -101,13 +102,13 @@ class Session:
 
     def _learn(self, patches: PatchSet) -> Refiner:
         self._refiner = None  # one that is interrupted in learning is no start for the next
-        self._refiner = self._ground.learn(patches)
-        return self._refiner
+        refiner = self._refiner = self._ground.learn(patches)
+        return refiner
 
     def _learn_on(self, patches: PatchSet) -> Refiner:
         before = self._refiner
         if not isinstance(before, WarmRefiner):
             return self._learn(patches)
         self._refiner = None
-        self._refiner = before.refit([patches])
-        return self._refiner
+        refiner = self._refiner = before.refit([patches])
+        return refiner

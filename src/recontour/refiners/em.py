@@ -69,19 +69,22 @@ class _Fit:
 
 @dataclass(frozen=True)
 class _Last:
-    """What the last fit was told, and what each member believed of all cells when its last rounds
-    began: float32 (n, K)."""
+    """What the last fit was told of which cells, and what each member believed of all of them when
+    its last rounds began: float32 (n, K)."""
 
     classes: tuple[str, ...]
+    slides: tuple[str, ...]
+    grids: tuple[PatchGrid, ...]
     priors: tuple[OutlinePrior, ...]
     members: tuple[NDArray[np.float32], ...]
 
     def fits(self, now: _Last, members: int) -> bool:
-        """Whether the same members now ask about the same number of cells and classes."""
+        """Whether the same members now ask about the same cells and classes."""
         return (
             self.classes == now.classes
+            and self.slides == now.slides
             and len(self.members) == members
-            and [len(p.labels) for p in self.priors] == [len(p.labels) for p in now.priors]
+            and all(map(_same_cells, self.grids, now.grids))
         )
 
     def beliefs(self, now: _Last, member: int) -> list[Belief]:
@@ -208,7 +211,13 @@ class Em:
         ]
         groups = [tuple(range(len(views)))] + ([(0,)] if len(views) > 1 else [])
         members = [(group, size) for group in groups for size in self.components]
-        now = _Last(classes, tuple(slide.prior for slide in slides), ())
+        now = _Last(
+            classes,
+            tuple(patches.slide_id for patches in patch_sets),
+            tuple(patches.grid for patches in patch_sets),
+            tuple(slide.prior for slide in slides),
+            (),
+        )
         fits = last is not None and last.fits(now, len(members))
         rounds: list[_Round] = []
         believed = np.zeros((len(tables[0]), len(classes)))
@@ -354,6 +363,14 @@ class Em:
                 if slide.prior.extent.fine
             ),
         )
+
+
+def _same_cells(one: PatchGrid, other: PatchGrid) -> bool:
+    return (
+        (one.origin, one.stride, one.mpp) == (other.origin, other.stride, other.mpp)
+        and np.array_equal(one.rows, other.rows)
+        and np.array_equal(one.cols, other.cols)
+    )
 
 
 def _scores(
