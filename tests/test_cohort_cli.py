@@ -17,6 +17,8 @@ from recontour import Recipe, Runtime, generate_slide, refine_to_folder, simulat
 from recontour.annotations import write_annotation
 from recontour.cli.cohort_progress import CohortBars, CohortLines, Count, duration
 from recontour.cohort.lanes import LANES
+from recontour.cohort.settings import check_runtime
+from recontour.errors import UsageError
 from recontour.runs import OUTPUTS
 
 QUICK = ("--encoder", "colour", "--method", "identity", "--threads", 1)
@@ -78,6 +80,33 @@ def test_the_same_command_again_does_nothing(cli, slides, finished):
     assert said["schema"] == "recontour.cohort_outcome/1"
     assert (said["done"], said["already"], said["failures"]) == (["a", "b"], 2, [])
     assert "2 slides, 2 of them settled already" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--device", "potato"), "unknown device 'potato'"),
+        (("--device", "cuda:99"), "device 'cuda:99'"),
+        (("--engine", "tensorrt"), "unknown engine 'tensorrt'"),
+        (("--precision", "fp8"), "unknown precision 'fp8'"),
+        (("--encoder", "colour", "--engine", "openvino"), "'colour' has no --engine openvino"),
+        (("--device", "potato", "--executor", "dask", "--scheduler", "x:1"), "unknown device"),
+    ],
+)
+def test_what_every_slide_would_fail_with_is_said_before_the_first(
+    cli, slides, tmp_path, options, said
+):
+    answer = cli("cohort", slides / "good.csv", "-o", tmp_path / "out", *options, "--skip-errors")
+    assert answer.code == 2, answer.err
+    assert said in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_machines_may_have_devices_that_this_one_lacks():
+    recipe, runtime = Recipe(), Runtime(device="cuda:99")
+    check_runtime(recipe, runtime, here=False)
+    with pytest.raises(UsageError, match="cuda:99"):
+        check_runtime(recipe, runtime)
 
 
 def test_a_truncated_slide_among_good_ones_fails_alone(cli, slides, tmp_path):

@@ -254,6 +254,7 @@ def cohort(
     )
     recipe = with_preset(context, recipe, preset)
     from recontour.cohort.manifest import read_manifest
+    from recontour.cohort.settings import check_runtime
     from recontour.cohort.shards import parse_shard
 
     part = None if shard is None else parse_shard(shard)
@@ -263,6 +264,7 @@ def cohort(
     shared = jobs > 1 and scheduler is None and executor is not ExecutorName.serial
     threads = threads or (max(1, cores() // jobs) if shared else None)
     runtime = Runtime(device, threads, cache_dir, engine=engine, precision=precision)
+    check_runtime(recipe, runtime, here=scheduler is None)
     if pooled:
         from recontour.cohort.pooling import check_method
 
@@ -375,10 +377,11 @@ def _finish(
     if len(outcome.failures) > MOST_SAID:
         console.say(f"failed: {len(outcome.failures) - MOST_SAID} more; see {out / 'cohort.json'}")
     if outcome.removed:
+        more = ", …" if len(outcome.removed) > MOST_SAID else ""
         console.note(
             [
-                f"{len(outcome.removed)} slides in {out} are no more in the manifest, and left as "
-                f"they are: {', '.join(outcome.removed[:MOST_SAID])}"
+                f"in {out} but no longer in the manifest, and left as they are "
+                f"({len(outcome.removed)}): {', '.join(outcome.removed[:MOST_SAID])}{more}"
             ],
             quiet=quiet,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from recontour.errors import RecontourError, UnknownNameError, UsageError
-from recontour.recipe import Recipe
+from recontour.recipe import Recipe, Runtime
 
 
 def settings_problems(recipe: Recipe) -> list[str]:
@@ -17,6 +17,39 @@ def settings_problems(recipe: Recipe) -> list[str]:
         except RecontourError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def check_runtime(recipe: Recipe, runtime: Runtime, *, here: bool = True) -> None:
+    """Refuse a device, an engine or a precision that every slide would fail with.
+
+    Parameters
+    ----------
+    here : this machine does the work; other machines may have devices and packages that it lacks
+
+    Raises
+    ------
+    UnknownNameError, MissingExtraError, UsageError
+    """
+    if (runtime.device, runtime.engine, runtime.precision) == ("auto", "eager", "auto"):
+        return  # without torch, which takes a second to import
+    from recontour.devices import check_engine, pick_device, pick_device_of, pick_precision
+    from recontour.encoders import chosen_options
+
+    check_engine(runtime.engine)
+    pick_precision(runtime.precision, pick_device("cpu"))
+    _check_name("encoder", recipe.encoder)
+    chosen_options(recipe.encoder, runtime.engine, runtime.precision)
+    try:
+        pick_device_of(runtime.engine, runtime.device)
+    except UnknownNameError:
+        raise
+    except UsageError:
+        if here:
+            raise
+    if here and runtime.engine == "openvino":
+        from recontour.encoders.openvino import import_silently
+
+        import_silently()
 
 
 def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:

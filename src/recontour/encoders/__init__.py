@@ -37,17 +37,28 @@ def load_encoder(
     UsageError : the device is not there; the encoder has no choice of engine or precision
     """
     make = lookup("encoder", name)
-    chosen = {} if engine == "eager" else {"engine": engine}
-    if precision != "auto":
-        chosen["precision"] = precision
-    known = inspect.signature(make).parameters
-    for option, value in chosen.items():
-        if option not in known:
-            raise UsageError(f"encoder {name!r} has no --{option} {value}; leave it out")
-    encoder = make(device=device, threads=threads, **chosen)
+    encoder = make(device=device, threads=threads, **chosen_options(name, engine, precision))
     if not isinstance(encoder, Encoder):
         raise EncoderError(
             f"encoder {name!r} lacks one of identifier, mpp, patch_px, dim, __call__; "
             "see recontour.types.Encoder"
         )
     return encoder
+
+
+def chosen_options(name: str, engine: str, precision: str) -> dict[str, str]:
+    """What of `engine` and `precision` the encoder `name` has to be told: all but the defaults.
+
+    Raises
+    ------
+    UnknownNameError, MissingExtraError : as `load_encoder`
+    UsageError : the encoder has no choice of engine or precision
+    """
+    chosen = {} if engine == "eager" else {"engine": engine}
+    if precision != "auto":
+        chosen["precision"] = precision
+    known = inspect.signature(lookup("encoder", name)).parameters
+    for option, value in chosen.items():
+        if option not in known:
+            raise UsageError(f"encoder {name!r} has no --{option} {value}; leave it out")
+    return chosen
