@@ -179,6 +179,8 @@ def test_text_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> No
 def test_missing_files_of_the_command(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no such manifest"):
         read_manifest(tmp_path / "none.csv")
+    with pytest.raises(MissingFileError, match="is a folder; `recontour manifest"):
+        read_manifest(tmp_path)
     path = written(tmp_path, "slide\na.svs\n")
     with pytest.raises(MissingFileError, match="no such folder of outlines"):
         read_manifest(path, coarse_dir=tmp_path / "none")

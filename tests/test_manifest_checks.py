@@ -97,7 +97,10 @@ def test_every_problem_of_every_row_is_told_at_once(lab: Path) -> None:
         ],
         "cut": ["cut.tif"],
         "text": ["text.svs is not a slide", "no class 'Tumor' in stroma.geojson"],
-        "nompp": ["has no pixel size", "no class 'Tumor' in stroma.geojson"],
+        "nompp": [
+            "(µm/px); --mpp holds for all slides, a column 'mpp' for each",
+            "no class 'Tumor' in stroma.geojson",
+        ],
         "lies": ["mpp 400 is outside"],
         "broken": ["broken.geojson"],
         "empty": ["empty.geojson holds no outline"],

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from recontour.cohort.rows import Manifest, Problem, Row
 from recontour.cohort.settings import settings_problems
-from recontour.errors import AnnotationError, RecontourError
+from recontour.errors import AnnotationError, MissingMppError, RecontourError
 from recontour.recipe import Recipe, Runtime, no_progress
 from recontour.storage import is_url
 from recontour.types import Annotation, Frame, Slide
@@ -105,7 +105,11 @@ def _is_here(path: str) -> bool:
 def _opened(path: str, recipe: Recipe) -> Slide:
     from recontour.slides import open_slide
 
-    return open_slide(path, mpp=recipe.mpp, reader=getattr(recipe, "reader", None))
+    try:
+        return open_slide(path, mpp=recipe.mpp, reader=getattr(recipe, "reader", None))
+    except MissingMppError as error:
+        way = "--mpp holds for all slides, a column 'mpp' for each"
+        raise MissingMppError(f"{error}; {way}") from None
 
 
 def _check_outlines(row: Row, recipe: Recipe, slide: Slide | None, problems: list[str]) -> None:

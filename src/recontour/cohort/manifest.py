@@ -54,7 +54,8 @@ def read_manifest(
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"no such manifest: {path}")
+        way = f" is a folder; `recontour manifest {path} -o cohort.csv` makes one of its slides"
+        raise MissingFileError(f"no such manifest: {path}{way if path.is_dir() else ''}")
     data = path.read_bytes()
     lines = _records(path.name, _decoded(path.name, data))
     first = next(lines, None)
