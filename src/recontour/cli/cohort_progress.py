@@ -66,7 +66,8 @@ class CohortLines:
     def begin(self, total: int, done: int) -> None:
         """Say how many there are."""
         self.count.begin(total, done)
-        _line(f"{total} slides, {done} of them settled already")
+        slides = "1 slide" if total == 1 else f"{total} slides"
+        _line(f"{slides}, {done} of them settled already")
 
     def at(self, id: str, stage: str, done: int, total: int) -> None:
         """Nothing: a log is read later."""

@@ -20,6 +20,7 @@ STAGES = {
     "benchmark": "Runs",
     "check": "Checking",
     "tune": "Trying options",
+    "thumbnails": "Thumbnails",
 }
 
 
@@ -36,18 +37,26 @@ def progress_of(quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Plain lines for logs: at the start, every ten percent, and at the end of a stage."""
+    """Plain lines for logs: at the start, every ten percent, and at the end of a stage.
+
+    Between start and end at most one a second, so that a quick stage is two lines.
+    """
 
     def __init__(self) -> None:
         self.last: dict[str, int] = {}
+        self.told: dict[str, float] = {}
         self.start = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        tenth = 10 * done // total if total else 10
-        if self.last.get(stage) == tenth:
+        if not total:
             return
-        self.last[stage] = tenth
-        seconds = time.monotonic() - self.start
+        tenth = 10 * done // total
+        now = time.monotonic()
+        between = stage in self.last and 0 < done < total
+        if self.last.get(stage) == tenth or (between and now < self.told[stage] + 1):
+            return
+        self.last[stage], self.told[stage] = tenth, now
+        seconds = now - self.start
         print(
             f"{STAGES.get(stage, stage)}: {done}/{total} ({seconds:.0f} s)",
             file=sys.stderr,

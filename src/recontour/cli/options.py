@@ -274,7 +274,7 @@ Engine: TypeAlias = Annotated[
     typer.Option(
         "--engine",
         help="What the encoder computes with: eager, compile (torch.compile) or openvino (faster "
-        "on most CPUs; pip install 'recontour[openvino]').",
+        "on most CPUs; pip install 'recontour\\[openvino]').",
         rich_help_panel=RUNNING,
     ),
 ]
