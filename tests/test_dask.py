@@ -367,6 +367,9 @@ def test_waiting_for_workers_ends() -> None:
 def test_where_the_scheduler_is(tmp_path: Path) -> None:
     assert scheduler_address("tcp://head:8786") == "tcp://head:8786"
     assert scheduler_address("head:8786") == "tcp://head:8786"
+    for wrong in ("head", "tcp://head", "head:port", "http://head:8786", str(tmp_path)):
+        with pytest.raises(ClusterError, match="no address of a scheduler"):
+            scheduler_address(wrong)
     file = tmp_path / "scheduler.json"
     with pytest.raises(MissingFileError, match="scheduler-file"):
         scheduler_address(str(file))

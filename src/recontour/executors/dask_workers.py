@@ -107,8 +107,19 @@ def scheduler_address(scheduler: str) -> str:
     MissingFileError : there is no such file
     ClusterError : it is none
     """
+    from distributed.comm.addressing import get_address_host_port
+
     if not scheduler.endswith(".json"):
-        return scheduler if "://" in scheduler else f"tcp://{scheduler}"
+        address = scheduler if "://" in scheduler else f"tcp://{scheduler}"
+        # Here already: a client that is given a wrong one takes a minute to give it up.
+        try:
+            get_address_host_port(address, strict=True)
+        except ValueError as error:
+            raise ClusterError(
+                f"--scheduler {scheduler}: no address of a scheduler ({error}); it is like "
+                "tcp://head:8786, or a scheduler file (….json)"
+            ) from error
+        return address
     try:
         return str(json.loads(Path(scheduler).read_text())["address"])
     except FileNotFoundError as error:
