@@ -492,6 +492,19 @@ def test_numbers_beyond_float16_are_refused(slide: ArraySlide) -> None:
         embed_patches(slide, lattice(slide, 32), Huge())
 
 
+@pytest.mark.parametrize("wrong", [np.s_[:, :2], np.s_[1:]], ids=["width", "rows"])
+def test_another_shape_than_the_encoder_says_is_refused_and_not_kept(
+    slide: ArraySlide, tmp_path: Path, wrong: tuple[slice, ...]
+) -> None:
+    class Short(MeanPatch):
+        def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return super().__call__(patches)[wrong]
+
+    with pytest.raises(EncoderError, match="mean returned .* where .* is needed"):
+        embed_patches(slide, lattice(slide, 16), Short(), cache=FeatureCache(tmp_path))
+    assert not list(tmp_path.rglob("shard*"))
+
+
 def test_a_read_error_reaches_the_user(
     slide: ArraySlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,8 @@ def embed_patches(
     Raises
     ------
     SlideError : the slide cannot be read
-    EncoderError : the features hold NaN or infinity; the memory of the device is too small
+    EncoderError : the features hold NaN or infinity, or are not as many as the encoder says; the
+        memory of the device is too small
     """
     start = time.perf_counter()
     n, d = len(grid), encoder.dim
@@ -124,7 +125,7 @@ def embed_patches(
             )
             seconds["embed"] += time.perf_counter() - begun
             for one, found in zip(together, fresh, strict=True):
-                _check_finite(found, encoder)
+                _check(found, (len(one.block.cells), d), encoder)
                 seconds["read"] += one.seconds
                 saver.save(one.block.index, found)
                 for name in out:
@@ -221,7 +222,13 @@ def _timed(groups: Iterator[list[Ready]], seconds: dict[str, float]) -> Iterator
         yield together
 
 
-def _check_finite(values: dict[str, Float16], encoder: Encoder) -> None:
+def _check(values: dict[str, Float16], shape: tuple[int, int], encoder: Encoder) -> None:
+    for array in values.values():
+        if array.shape != shape:
+            raise EncoderError(
+                f"encoder {encoder.identifier} returned {array.shape} for {shape[0]} cells, where "
+                f"{shape} is needed: its `dim` is {encoder.dim}"
+            )
     if not all(np.isfinite(array).all() for array in values.values()):
         raise EncoderError(
             f"encoder {encoder.identifier} returned NaN or infinity (or beyond float16)"
