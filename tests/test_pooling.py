@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recontour import Recipe, Runtime, generate_slide, runs, simulate_coarse, write_annotation
+from recontour import (
+    Recipe,
+    Runtime,
+    generate_slide,
+    read_annotation,
+    runs,
+    simulate_coarse,
+    write_annotation,
+)
 from recontour.cohort import pool_jobs, tasks
 from recontour.cohort.jobs import job_of, runtime_of
 from recontour.cohort.lanes import JobFailedError
@@ -23,6 +31,7 @@ from recontour.cohort.pooling import check_method, run_pooled
 from recontour.cohort.running import run_cohort
 from recontour.cohort.samples import read_levels, read_sample, write_sample
 from recontour.cohort.states import read_state
+from recontour.encoders.colour import ColourStatistics
 from recontour.errors import OutputRefusedError, RecontourError, UsageError
 from recontour.executors import make_executor
 from recontour.refiners import make_refiner
@@ -256,6 +265,30 @@ def test_a_row_that_says_the_same_in_another_file_changes_no_other_answer(cohort
     here.asked.clear()
     cohort.run()
     assert here.asked == ["sample a", "predict a"]
+
+
+def test_slides_with_other_classes_share_no_pool(cohort, here, slides, tmp_path):
+    outline = read_annotation(slides / "b.geojson")
+    other = tmp_path / "b.geojson"
+    write_annotation(
+        replace(outline, regions=tuple(replace(r, label="Stroma") for r in outline.regions)), other
+    )
+    cohort.rows("abc", b=other)
+    with pytest.raises(RecontourError, match=r"share classes.*Stroma: b\).*--class"):
+        cohort.run()
+    recipe = replace(RECIPE, classes=("Tumor",))
+    outcome = cohort.run(recipe=recipe, overwrite=True, skip_errors=True)
+    assert outcome.done == ("a", "c")
+    assert "no class 'Tumor'" in outcome.failures[0]["error"]
+
+
+def test_features_of_two_engines_share_no_pool(cohort, here, monkeypatch):
+    cohort.rows("ab")
+    cohort.run()
+    monkeypatch.setattr(ColourStatistics, "identifier", "colour-elsewhere")
+    cohort.rows("abc")
+    with pytest.raises(RecontourError, match=r"share an encoder.*elsewhere: c\).*--engine"):
+        cohort.run()
 
 
 def test_another_method_uses_the_samples_again(cohort, here):

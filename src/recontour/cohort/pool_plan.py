@@ -170,6 +170,10 @@ def _check_alike(samples: Mapping[str, Mapping[str, Any]]) -> None:
     ------
     RecontourError
     """
+    ways = {
+        "classes": "name the classes with --class",
+        "encoder": "one --encoder, --engine, --precision and kind of --device do for all",
+    }
     for what, name in (("classes", "classes"), ("an encoder", "encoder")):
         by_value: dict[str, list[str]] = {}
         for id, about in samples.items():
@@ -179,8 +183,8 @@ def _check_alike(samples: Mapping[str, Mapping[str, Any]]) -> None:
         if len(by_value) > 1:
             groups = "; ".join(f"{value}: {_some(ids)}" for value, ids in by_value.items())
             raise RecontourError(
-                f"the slides of a pool must share {what}, and these differ ({groups}); name the "
-                "classes with --class, or give each group a manifest and an OUT of its own"
+                f"the slides of a pool must share {what}, and these differ ({groups}); "
+                f"{ways[name]}, or give each group a manifest and an OUT of its own"
             )
 
 
