@@ -211,6 +211,24 @@ def test_a_log_has_one_line_a_slide_with_what_is_left(capsys):
     assert "s4 and 4 more" in said[3]
 
 
+def test_a_log_names_the_stages_of_a_pooled_cohort(capsys):
+    lines = CohortLines()
+    lines.begin(1, 0, "sample")
+    lines.ended(ended("a"))
+    lines.begin(1, 0, "learn")
+    lines.ended(ended("9e6b7fe6"))
+    lines.begin(1, 1, "learn")
+    lines.begin(1, 0, "answer")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "Samples: 1 slide, 0 of them settled already"
+    assert said[1] == "a: done (3 s; 1/1 done)"
+    assert said[2:4] == ["Learning: from all samples together", "Learning: done (3 s)"]
+    assert said[4:] == ["Learning: learned before", "Answers: 1 slide, 0 of them settled already"]
+    with CohortBars() as bars:
+        bars.begin(3, 0, "answer")
+        assert {task.description for task in bars.bars.tasks} == {"Answers"}
+
+
 def test_bars_show_the_slides_in_work():
     with CohortBars() as bars:
         bars.begin(3, 0)

@@ -12,6 +12,9 @@ from typing import Any
 from recontour.cli.console import STAGES
 from recontour.cohort.carrying import CohortProgress, Silent
 
+LEARN = "learn"
+NAMES = {"sample": "Samples", LEARN: "Learning", "answer": "Answers"}
+"""The stages of a pooled cohort."""
 FEW = 5
 """So many ids are named at most."""
 
@@ -62,12 +65,17 @@ class CohortLines:
 
     def __init__(self) -> None:
         self.count = Count()
+        self.stage = ""
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, stage: str = "") -> None:
         """Say how many there are."""
         self.count.begin(total, done)
+        self.stage = stage
         slides = "1 slide" if total == 1 else f"{total} slides"
-        _line(f"{slides}, {done} of them settled already")
+        said = "learned before" if done else "from all samples together"
+        if stage != LEARN:
+            said = f"{slides}, {done} of them settled already"
+        _line(f"{NAMES[stage]}: {said}" if stage else said)
 
     def at(self, id: str, stage: str, done: int, total: int) -> None:
         """Nothing: a log is read later."""
@@ -76,7 +84,11 @@ class CohortLines:
         """One line a slide."""
         self.count.add(value)
         said = f"failed: {value['error']}" if value["outcome"] == "failed" else value["outcome"]
-        _line(f"{value['id']}: {said} ({duration(value['seconds'])}; {self.count})")
+        took = duration(value["seconds"])
+        if self.stage == LEARN:  # its id is that of a fit
+            _line(f"{NAMES[LEARN]}: {said} ({took})")
+        else:
+            _line(f"{value['id']}: {said} ({took}; {self.count})")
 
     def waiting(self, ids: Sequence[str]) -> None:
         """Say for what."""
@@ -109,10 +121,13 @@ class CohortBars:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, stage: str = "") -> None:
         """Show how many there are."""
         self.count.begin(total, done)
-        self.bars.update(self.all, total=total, completed=done, said=str(self.count))
+        what = NAMES.get(stage, "Slides")
+        self.bars.update(
+            self.all, description=what, total=total, completed=done, said=str(self.count)
+        )
 
     def at(self, id: str, stage: str, done: int, total: int) -> None:
         """Show where a slide is."""

@@ -20,11 +20,15 @@ LOST = "ExecutorError"
 """The kind of error of a task that never came back: its worker died, with it or because of it."""
 
 
+STAGES = ("sample", "learn", "answer")
+"""The stages of a pooled cohort, as `CohortProgress.begin` is told of them."""
+
+
 class CohortProgress(Protocol):
     """Is told how a cohort goes."""
 
-    def begin(self, total: int, done: int) -> None:
-        """So many slides, of which so many needed nothing."""
+    def begin(self, total: int, done: int, stage: str = "") -> None:
+        """So many slides, of which so many needed nothing; `stage` of several: one of `STAGES`."""
 
     def at(self, id: str, stage: str, done: int, total: int) -> None:
         """A slide of this machine is somewhere; called from several threads."""
@@ -39,7 +43,7 @@ class CohortProgress(Protocol):
 class Silent:
     """A `CohortProgress` that says nothing."""
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, stage: str = "") -> None:
         """Nothing."""
 
     def at(self, id: str, stage: str, done: int, total: int) -> None:

@@ -118,7 +118,7 @@ def run_pooled(
         samples = _stand(rows, drawn, out / STATES, out / SAMPLES, "sample.npz", retry_failed)
         if isinstance(executor, PreparingExecutor):
             executor.prepare(out, some_inputs(rows), device=runtime.device)
-        failures = run(samples, partial(_sample_task, make=make, size=size))
+        failures = run(samples, partial(_sample_task, make=make, size=size), name="sample")
         for id in failures:
             _tell(out, id)
         if skip_errors or not failures:
@@ -128,7 +128,8 @@ def run_pooled(
             left = [row for row in rows if row.id not in failures]
             keys = _keys(left, partial(answer_key, recipe=recipe, plan=plan.digest))
             answers = _stand(left, keys, out / FOLDER, out, "run.json", retry_failed)
-            failures |= run(answers, partial(_answer_task, make=make, plan=plan, strict=strict))
+            answer = partial(_answer_task, make=make, plan=plan, strict=strict)
+            failures |= run(answers, answer, name="answer")
         for folder in (out / STATES, out / FITS / FOLDER, out / FOLDER):
             sweep(folder)
     fine = {id for id, key in answers.keys.items() if _is_done(out, id, key)}
@@ -222,7 +223,7 @@ def _fit(plan: Plan, make: Callable[..., Task], run: Callable[..., Failures], ou
         more = {"plan": plan.digest, "states": (FITS / FOLDER).as_posix()}
         return {**make(row, key, state, kind="fit"), **more, "target": (FITS / row.id).as_posix()}
 
-    failed = run(stage, task)
+    failed = run(stage, task, name="learn")
     if failed:
         raise RecontourError(f"learning from the pool failed: {failed[nobody.id]['error']}")
 
@@ -231,6 +232,7 @@ def _run_stage(
     stage: Stage,
     task: Callable[[Row, str, State | None], Task],
     *,
+    name: str,
     executor: Executor,
     skip_errors: bool,
     progress: CohortProgress,
@@ -239,7 +241,7 @@ def _run_stage(
     """Do what is left of a stage; failures by id, those from before included."""
     failures = {row.id: _failure(row.id, vars(state)) for row, state in stage.failed}
     settled = len(stage.done) + len(failures)
-    progress.begin(len(stage.todo) + settled, settled)
+    progress.begin(len(stage.todo) + settled, settled, name)
     if failures and not skip_errors:
         return failures
     tasks = [task(row, stage.keys[row.id], state) for row, state in stage.todo]
