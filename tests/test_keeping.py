@@ -199,6 +199,20 @@ def test_a_small_lesion_is_not_lost():
         assert min((drawn == 1).sum(), 20) >= min(0.15 * most, 20)
 
 
+@pytest.mark.parametrize("sizes", [(900, 30), (833, 87, 215), (578, 54, 9, 22), (1, 999), (500,)])
+def test_every_beginning_has_a_third_of_an_even_share_of_each_class(sizes):
+    labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int8)
+    n, k = len(labels), len(sizes)
+    cols = np.arange(n, dtype=np.int32)
+    grid = PatchGrid((0.0, 0.0), (1, n), np.zeros(n, np.int32), cols, 64, 64, 64, 0.5, 0.5)
+    patches = PatchSet("s", grid, np.zeros((n, 1), np.float16), labels, ("background", *"abc"))
+    order = sample_order(patches, n)
+    assert len(np.unique(order)) == n
+    for most in range(1, n):
+        drawn = np.bincount(labels[order[:most]], minlength=k)
+        assert (drawn >= np.minimum(sizes, most / k / 3) - 1).all()
+
+
 def test_cells_that_say_nothing_are_not_drawn():
     patches = slide(3)
     labels = patches.labels.copy()

@@ -19,7 +19,7 @@ def sample_order(patches: PatchSet, most: int, *, seed: int = 0) -> NDArray[np.i
     """Labelled cells of a slide in the order in which they are drawn, `most` at most.
 
     Every beginning is stratified by label: each class has about the share of the cells that it
-    has on the slide, but at least half of what an even split would give it, as long as it has
+    has on the slide, but at least a third of what an even split would give it, as long as it has
     cells; otherwise a small lesion would be lost among the background. Within a class the order
     is random and depends on the seed, the slide's name and its labels only. Cells without label
     or without trust are not drawn.
