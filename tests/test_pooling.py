@@ -17,6 +17,7 @@ from recontour import (
     Runtime,
     generate_slide,
     read_annotation,
+    registry,
     runs,
     simulate_coarse,
     write_annotation,
@@ -37,6 +38,7 @@ from recontour.executors import make_executor
 from recontour.refiners import make_refiner
 from recontour.refiners.aligning import Aligned, Level, align, levels_of
 from recontour.refiners.keeping import digest_of
+from recontour.refiners.logistic import Logistic
 from recontour.runs import OUTPUTS
 
 RECIPE = Recipe(encoder="colour", method="logistic")
@@ -289,6 +291,20 @@ def test_features_of_two_engines_share_no_pool(cohort, here, monkeypatch):
     cohort.rows("abc")
     with pytest.raises(RecontourError, match=r"share an encoder.*elsewhere: c\).*--engine"):
         cohort.run()
+
+
+class ByBothViews(Logistic):
+    """A method of somebody else's, which needs the context without being told."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__(seed=seed, views="both")
+
+
+def test_a_method_that_looks_at_the_context_learns_from_it(cohort, here, monkeypatch):
+    entry = registry.Entry(f"{__name__}:ByBothViews")
+    monkeypatch.setitem(registry.BUILTIN["refiner"], "by_both", entry)
+    outcome = cohort.run(recipe=replace(RECIPE, method="by_both"))
+    assert outcome.done == ("a", "b", "c")
 
 
 def test_another_method_uses_the_samples_again(cohort, here):

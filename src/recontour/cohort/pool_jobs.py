@@ -79,7 +79,7 @@ def fit(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]:
     for i, (id, sha) in enumerate(plan["samples"]):
         runtime.progress("read", i, len(plan["samples"]))
         patches = read_sample(out / SAMPLES / id, plan["cells_a_slide"], sha)
-        if plan["options"].get("views", "cell") == "cell":
+        if getattr(refiner, "views", None) == "cell":
             patches = replace(patches, context=None)
         if plan["align"]:
             patches = align(patches, read_levels(out / SAMPLES / id, sha))
