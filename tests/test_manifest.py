@@ -210,11 +210,18 @@ def test_every_bad_line_is_listed_at_once(tmp_path: Path) -> None:
         "line 4 (c): mpp '-1' is no pixel size",
         "line 5 (d): mpp 'inf' is no number",
         "line 5 (d): no coarse outline",
-        "line 6: 2 values in 6 columns",
+        "line 6: 2 values in 6 columns; empty cells need their separators too",
         "line 7 (OK): id 'OK' is 'ok' of line 2",
         "line 8 (a/b): id 'a/b' holds '/'",
     ):
         assert said in text
+
+
+def test_a_row_may_take_the_reader_of_a_cohort_back(tmp_path: Path) -> None:
+    path = written(tmp_path, "slide,coarse,reader\na.svs,a.json,auto\nb.svs,b.json,\n")
+    first, second = (Row.from_dict(row.to_dict()) for row in read_manifest(path).rows)
+    assert first.recipe_of(Recipe(reader="openslide")).reader is None
+    assert second.recipe_of(Recipe(reader="openslide")).reader == "openslide"
 
 
 def test_rows_of_one_slide_need_ids(tmp_path: Path) -> None:

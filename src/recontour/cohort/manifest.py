@@ -112,9 +112,10 @@ class _Reader:
             values = values[: self.width]  # Excel ends lines with empty cells.
         if len(values) != self.width:
             said = f"{len(values)} values in {self.width} columns"
-            return Row("", "", "", line=line), [
-                f"{said}; put quotes around a value that holds the separator"
-            ]
+            way = "put quotes around a value that holds the separator"
+            if len(values) < self.width:
+                way = "empty cells need their separators too"
+            return Row("", "", "", line=line), [f"{said}; {way}"]
         cells = {name: values[i].strip() for name, i in self.columns.place.items()}
         wrong: list[str] = []
         slide = self._located(cells["slide"])
@@ -141,6 +142,8 @@ class _Reader:
             name: _attempt(partial(setting, name), cells.get(name, ""), wrong) for name in SETTINGS
         }
         settings = {name: value for name, value in found.items() if value is not None}
+        if settings.get("reader") == "auto":  # as the option: whatever is named for all
+            settings["reader"] = None
         if Path(settings.get("tissue", "")).suffix:  # a file, not a rule
             settings["tissue"] = self._located(settings["tissue"])
         return settings
