@@ -167,6 +167,18 @@ def test_the_page_puts_first_what_needs_a_person(cohort: tuple[Path, list[Row]])
     assert "<link" not in page
 
 
+def test_a_verdict_on_an_outline_is_counted_once(tmp_path: Path, finished: Path) -> None:
+    run = json.loads((finished / "run.json").read_text())
+    verdict = "the coarse outline looks invalid: flipped?"
+    doubted = {**run, "validity": {**run["validity"], "verdict": "invalid"}}
+    done(tmp_path, "one", doubted, warnings=[verdict])
+    done(tmp_path, "two", doubted, warnings=[verdict, "pixels are not square"])
+    write_cohort_summary(tmp_path, [row("one"), row("two")])
+    page = (tmp_path / "summary.html").read_text("utf-8")
+    assert "2 slides: the coarse outline looks invalid" in page
+    assert "1 slide with other warnings" in page
+
+
 def test_the_files_hold_the_whole_table(cohort: tuple[Path, list[Row]]) -> None:
     out, rows = cohort
     write_cohort_summary(out, rows)

@@ -159,6 +159,19 @@ def _worse(line: Mapping[str, Any]) -> bool:
     )
 
 
+def _texts(line: Mapping[str, Any]) -> list[str]:
+    return line["warning_texts"].split(BETWEEN) if line["warning_texts"] else []
+
+
+def _looks(line: Mapping[str, Any]) -> str:
+    return f"the coarse outline looks {line['validity']}"
+
+
+def _own_warnings(line: Mapping[str, Any]) -> list[str]:
+    """The warnings of a slide but for the verdict on its coarse outline."""
+    return [text for text in _texts(line) if not text.startswith(_looks(line))]
+
+
 def _line(
     line: Mapping[str, Any],
     record: Record,
@@ -167,10 +180,9 @@ def _line(
 ) -> dict[str, Any]:
     id = line["id"]
     said = [line["error"]] if line["error"] else []
-    warnings = line["warning_texts"].split(BETWEEN) if line["warning_texts"] else []
-    looks = f"the coarse outline looks {line['validity']}"
-    if line["validity"] in DOUBTED and not any(w.startswith(looks) for w in warnings):
-        said.append(looks)
+    warnings = _texts(line)
+    if line["validity"] in DOUBTED and len(_own_warnings(line)) == len(warnings):
+        said.append(_looks(line))
     if _worse(line):
         said.append("by the estimate, more is wrong after refining than before")
     said += warnings
@@ -228,18 +240,14 @@ def _failures(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _warnings(table: Sequence[Mapping[str, Any]]) -> list[str]:
     """What several slides warn of, most slides first; a slide's own figures do not set it apart."""
-    doubts = Counter(
-        f"the coarse outline looks {line['validity']}"
-        for line in table
-        if line["validity"] in DOUBTED
-    )
+    doubts = Counter(_looks(line) for line in table if line["validity"] in DOUBTED)
     worse = sum(1 for line in table if line["status"] == "done" and _worse(line))
     if worse:
         doubts["by the estimate, more is wrong after refining than before"] = worse
     said = [f"{count(n, 'slide')}: {what}" for what, n in doubts.most_common()]
-    warned = sum(1 for line in table if line["warnings"])
+    warned = sum(1 for line in table if _own_warnings(line))
     if warned:
-        said.append(f"{count(warned, 'slide')} with warnings of their own: see the table")
+        said.append(f"{count(warned, 'slide')} with other warnings: see the table")
     return said
 
 
