@@ -142,6 +142,15 @@ def test_settings_without_sense_are_refused_before_the_slide_is_opened(tmp_path)
             Session(tmp_path / "absent.tif", recipe)
 
 
+@pytest.mark.parametrize("wrong", [{"engine": "steam"}, {"precision": "fp8"}, {"device": "abacus"}])
+def test_an_encoder_that_cannot_be_had_is_refused_before_tissue_is_looked_for(slide, wrong):
+    stages = []
+    runtime = Runtime(progress=lambda stage, done, total: stages.append(stage), **wrong)
+    with Session(slide, Recipe(), runtime) as session, pytest.raises(UsageError, match="unknown"):
+        session.embed()
+    assert not stages
+
+
 def test_a_slide_that_was_opened_by_the_session_is_closed_by_it_and_no_other(scene, slide):
     closed = []
     with Session(slide, QUICK, HIDDEN) as session:

@@ -278,16 +278,16 @@ def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
     }
     check_sides(**sides)
     limit_threads(slide, runtime.threads)
-    runtime.progress("tissue", 0, 1)
-    tissue = tissue_of(slide, recipe)
-    runtime.progress("tissue", 1, 1)
-    encoder = load_encoder(
+    encoder = load_encoder(  # first, since much about it can be wrong, and tissue takes a while
         recipe.encoder,
         device=runtime.device,
         threads=runtime.threads,
         engine=runtime.engine,
         precision=runtime.precision,
     )
+    runtime.progress("tissue", 0, 1)
+    tissue = tissue_of(slide, recipe)
+    runtime.progress("tissue", 1, 1)
     choice = choose_cells(
         slide.mpp,
         slide.size,
