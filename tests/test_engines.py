@@ -22,6 +22,7 @@ from recontour.encoders import load_encoder
 from recontour.encoders.compiled import Compiled
 from recontour.encoders.efficientnet_lite import EfficientNetLite0
 from recontour.encoders.lite0 import build, load_weights
+from recontour.encoders.openvino import import_silently
 from recontour.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
 
 
@@ -96,6 +97,14 @@ def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"recontour\[openvino\]"):
         EfficientNetLite0("cpu", engine="openvino")
+
+
+def test_who_keeps_telemetry_out_altogether_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError):
+        import_silently()
+    assert sys.modules["openvino_telemetry"] is None
 
 
 def test_the_compiled_network_is_the_eager_one(

@@ -65,7 +65,7 @@ def import_silently() -> ModuleType:
     ------
     MissingExtraError : it is not installed
     """
-    there = sys.modules.get(TELEMETRY)
+    before = {name: sys.modules[name] for name in (TELEMETRY,) if name in sys.modules}
     if "openvino" not in sys.modules:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # so that importing it fails
     try:
@@ -75,10 +75,8 @@ def import_silently() -> ModuleType:
             "--engine openvino needs OpenVINO: pip install 'recontour[openvino]'"
         ) from error
     finally:
-        if TELEMETRY in sys.modules and there is None:
-            del sys.modules[TELEMETRY]
-        elif there is not None:
-            sys.modules[TELEMETRY] = there
+        sys.modules.pop(TELEMETRY, None)
+        sys.modules.update(before)
     return openvino  # type: ignore[no-any-return]
 
 
