@@ -439,3 +439,5 @@ def test_late_unfit_workers_and_a_lost_scheduler(
         assert f"{len(seen)} of 50 tasks were finished" in str(lost.value)
         assert "the same command goes on" in str(lost.value)
         assert lost.value.exit_code == 1
+        executor.close()
+        assert not [r for r in caplog.records if r.name == "distributed.client"]

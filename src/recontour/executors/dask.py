@@ -29,6 +29,7 @@ from recontour.executors.on_worker import Check, UnfitWorkerError, inspect
 from recontour.files import write_text
 
 logger = logging.getLogger(__name__)
+CLIENT_LOGGER = logging.getLogger("distributed.client")
 
 WAIT_S = 1800.0
 """How long to wait for a first worker, or for a new one when all have gone."""
@@ -61,6 +62,7 @@ class Dask:
         self._token: Path | None = None
         self._cluster: Any = None
         self._client: Any = None
+        self._told = logging.NOTSET
 
     def prepare(self, out: Path, inputs: Sequence[str] = (), *, device: str = "auto") -> None:
         """See that every worker can take part, before any task is sent.
@@ -150,6 +152,7 @@ class Dask:
         self._client = self._cluster = None
         if client is not None:
             client.close(timeout=5)
+            CLIENT_LOGGER.setLevel(self._told)
         if cluster is not None:
             cluster.close(timeout=20)
 
@@ -175,6 +178,8 @@ class Dask:
                     f"no Dask scheduler answers at {self.address}; start one with "
                     "`dask scheduler`, or leave --scheduler out for a local cluster"
                 ) from error
+            self._told = CLIENT_LOGGER.level
+            CLIENT_LOGGER.setLevel(logging.CRITICAL)  # a lost scheduler is our error to tell
         return self._client
 
     def _workers(self, device: str) -> Workers:
