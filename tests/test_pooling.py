@@ -26,7 +26,7 @@ from recontour.cohort import pool_jobs, tasks
 from recontour.cohort.jobs import job_of, runtime_of
 from recontour.cohort.lanes import JobFailedError
 from recontour.cohort.manifest import read_manifest
-from recontour.cohort.pool_jobs import FITS, SAMPLES, fitted
+from recontour.cohort.pool_jobs import FITS, SAMPLES, check_encoder, fitted
 from recontour.cohort.pool_plan import LEAST, PoolSize, choose
 from recontour.cohort.pooling import check_method, run_pooled
 from recontour.cohort.running import run_cohort
@@ -298,6 +298,13 @@ class ByBothViews(Logistic):
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__(seed=seed, views="both")
+
+
+def test_a_slide_embedded_another_way_than_the_pool_is_not_answered() -> None:
+    recipe, runtime = Recipe(encoder="colour"), Runtime()
+    check_encoder(recipe, runtime, "colour-1")
+    with pytest.raises(RecontourError, match=r"learned from other-7, and .* colour-1; .*--engine"):
+        check_encoder(recipe, runtime, "other-7")
 
 
 def test_a_method_that_looks_at_the_context_learns_from_it(cohort, here, monkeypatch):

@@ -17,10 +17,10 @@ from typing import Any
 
 from recontour.claim import read_json
 from recontour.cohort.jobs import local_row, recipe_of, refine
-from recontour.cohort.samples import read_levels, read_sample, write_sample
+from recontour.cohort.samples import about_sample, read_levels, read_sample, write_sample
 from recontour.errors import RecontourError
 from recontour.files import write_bytes, write_text
-from recontour.recipe import Runtime
+from recontour.recipe import Recipe, Runtime
 from recontour.types import Refiner
 
 SAMPLES = Path("pool", "samples")
@@ -105,10 +105,34 @@ def predict(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any
     from recontour.refiners.aligning import Aligned
 
     out = Path(task["out"])
+    check_encoder(recipe_of(task), runtime, about_sample(out / SAMPLES / task["id"])["encoder"])
     refiner, about = fitted(str(out / FITS / task["plan"] / REFINER))
     if about["align"]:
         refiner = Aligned(refiner, read_levels(out / SAMPLES / task["id"], task["sample"]))
     return refine(task, work, runtime, refiner=refiner)
+
+
+def check_encoder(recipe: Recipe, runtime: Runtime, sampled: str) -> None:
+    """The slide is embedded as its sample was, or its numbers would mean something else.
+
+    Raises
+    ------
+    RecontourError
+    """
+    from recontour.encoders import load_encoder
+
+    encoder = load_encoder(
+        recipe.encoder,
+        device=runtime.device,
+        threads=runtime.threads,
+        engine=runtime.engine,
+        precision=runtime.precision,
+    )
+    if encoder.identifier != sampled:
+        raise RecontourError(
+            f"the pool learned from {sampled}, and this run computes {encoder.identifier}; use the "
+            "same --engine, --precision and kind of --device, or an OUT of its own"
+        )
 
 
 @functools.lru_cache(1)  # a lane answers for many slides with one fit
