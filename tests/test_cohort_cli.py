@@ -254,3 +254,18 @@ def test_durations_are_in_one_unit():
     times = (40, 720, 3 * 3600, 60 * 3600)
     assert [duration(s) for s in times] == ["40 s", "12 min", "3.0 h", "2.5 days"]
     assert str(Count()) == "0/0 done"
+
+
+def test_without_a_cluster_what_was_done_is_still_summed_up(
+    slides, finished, tmp_path, cli, monkeypatch
+):
+    from recontour.executors import dask
+
+    monkeypatch.setattr(dask, "ANSWER_S", 0.5)
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    given = ["cohort", slides / "all.csv", "-o", out, "--skip-errors", "--quiet", *QUICK]
+    ended = cli(*given, "--executor", "dask", "--scheduler", "tcp://127.0.0.1:9")
+    assert ended.code == 1
+    assert "no Dask scheduler answers" in ended.err
+    assert "cut" in (out / "summary.html").read_text("utf-8")

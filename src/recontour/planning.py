@@ -31,6 +31,8 @@ from recontour.types import DenseEncoder, Encoder, PatchGrid, Refiner
 SCHEMA = "recontour.plan/1"
 SECONDS_A_CELL = 1.2e-4
 """Learning, checking and tracing with the default refiner on two cores; `benchmarks/refine.py`."""
+SECONDS_TO_WRITE = 2.0
+"""Files, pictures and report of a slide of 20,000 cells; `benchmarks/scale.py`."""
 BASE_BYTES = 700 * 2**20
 """Python with torch and the encoder, before the first window."""
 
@@ -66,7 +68,7 @@ def plan(
             "grid": describe_grid(work.choice, work.grid),
             "labels": work.label_counts,
             "expected": {
-                "seconds": embedding + learning,
+                "seconds": embedding + learning + SECONDS_TO_WRITE,
                 "seconds_embed": embedding,
                 "cached_share": 1 - missing,
                 "windows": cost["windows"],

@@ -15,6 +15,7 @@ from recontour.cli import console
 from recontour.cli import options as o
 from recontour.cli.presets import with_preset
 from recontour.cli.refine import Only, parse_options
+from recontour.errors import ClusterError
 from recontour.recipe import Recipe, Runtime
 
 if TYPE_CHECKING:
@@ -289,25 +290,30 @@ def cohort(
         return
     from recontour.cli.cohort_progress import cohort_progress
     from recontour.cohort.pooling import run_pooled
-    from recontour.cohort.running import run_cohort
+    from recontour.cohort.running import ABOUT, run_cohort
     from recontour.executors import make_executor
 
     carrier = make_executor(executor.value, jobs=jobs, scheduler=scheduler)
-    with cohort_progress(quiet) as progress:
-        outcome = (run_pooled if pooled else run_cohort)(
-            table,
-            out,
-            recipe,
-            runtime,
-            carrier,
-            skip_errors=skip_errors,
-            retry_failed=retry_failed,
-            strict=strict,
-            timeout_s=None if timeout is None else timeout * 60,
-            shard=part,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    try:
+        with cohort_progress(quiet) as progress:
+            outcome = (run_pooled if pooled else run_cohort)(
+                table,
+                out,
+                recipe,
+                runtime,
+                carrier,
+                skip_errors=skip_errors,
+                retry_failed=retry_failed,
+                strict=strict,
+                timeout_s=None if timeout is None else timeout * 60,
+                shard=part,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except ClusterError:  # what was done until then is worth a look
+        if (out / ABOUT).exists():
+            _summarise(table, out, quiet=quiet)
+        raise
     if not outcome.disk_error:
         _summarise(table, out, quiet=quiet)
     _finish(outcome, out, part, format, quiet=quiet)

@@ -96,5 +96,5 @@ def _tried(
         cells.append(found["grid"]["n_cells"])
     if not spent:
         return None, "unknown", None
-    basis = f"the mean of {len(spent)} slides that were looked at, without writing pictures"
+    basis = f"the mean of {len(spent)} slides that were looked at"
     return statistics.mean(spent), basis, round(statistics.mean(cells))
