@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -88,6 +87,14 @@ def write_outline(path: Path, tissue_side: int) -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
 
 
+BETWEEN = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
 class Peak(NamedTuple):
     """What a command took: GiB at most, wall seconds, and its `run.json`."""
 
@@ -103,15 +110,17 @@ def refine(slide: Path, outline: Path, out: Path, cache: Path, *more: str) -> Pe
         "--cache-dir", cache, "-q", *more,
     ]  # fmt: skip
     start = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command])
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    # From a small process: Linux counts the memory of whoever starts a process as its own.
+    between = [sys.executable, "-c", BETWEEN, *map(str, command)]
+    ended = subprocess.run(between, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - start
-    if process.returncode != 0:
-        raise SystemExit(f"recontour refine ended with {process.returncode}")
+    if ended.returncode != 0:
+        raise SystemExit(f"recontour refine ended with {ended.returncode}")
     # Linux counts in KiB, macOS in bytes.
     unit = 2**30 if sys.platform == "darwin" else 2**20
-    return Peak(used.ru_maxrss / unit, seconds, json.loads((out / "run.json").read_text()))
+    return Peak(
+        int(ended.stdout.split()[-1]) / unit, seconds, json.loads((out / "run.json").read_text())
+    )
 
 
 def measure(side: int, cells: int, method: str = "em", encoder: str | None = None) -> Peak:

@@ -8,7 +8,8 @@ median of the rounds' ratios, with the lowest and the highest. On a machine that
 things the CPU-seconds, printed too where they say something, hold better than the seconds.
 Originals that take hours are extrapolated from a few steps; the line says so.
 
-Writes results.json, table.md and targets.png to FOLDER (default: benchmarks/results/run).
+Writes results.json, table.md and targets.png to FOLDER (default: benchmarks/results/run). With
+--only, the other lines of a results.json that is there stay as they were.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def r9(rounds: int) -> Iterator[Line]:
     """Peak memory of the command on a slide of 100,000 x 100,000 px."""
     from memory import measure
 
-    found = measure(100_000, 28_000)  # tissue comes in whole tiles: about 35,000 cells
+    found = measure(100_000, 35_000)
     yield at_most(
         "R9", f"peak memory, 100,000² px, {found.run['grid']['n_cells']:,} cells",
         found.gib * 2**30 / 1e9, 2.0, "GB",
@@ -338,6 +339,23 @@ def draw(lines: Sequence[Line], path: Path, caption: str) -> None:
     pyplot.close(figure)
 
 
+def kept_lines(path: Path, again: Sequence[str]) -> list[Line]:
+    """Lines that an earlier run left for the targets that are not measured `again`."""
+    if not path.exists():
+        return []
+    ids = {id for name in again for id in ids_of(name)}
+    found = json.loads(path.read_text())["lines"]
+    names = {f.name for f in fields(Line)}
+    kept = [{k: v for k, v in line.items() if k in names} for line in found]
+    return [Line(**line) for line in kept if line["id"] not in ids]
+
+
+def ids_of(part: str) -> list[str]:
+    """`R1-R3` -> R1, R2, R3."""
+    first, _, last = part.replace("R", "").partition("-")
+    return [f"R{i}" for i in range(int(first), int(last or first) + 1)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="R", default=list(PARTS), choices=PARTS)
@@ -360,8 +378,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         print(f"    ({time.perf_counter() - began:.0f} s)", flush=True)
     minutes = (time.perf_counter() - start) / 60
-    lines.sort(key=lambda line: int(line.id[1:]))
     arguments.out.mkdir(parents=True, exist_ok=True)
+    lines += kept_lines(arguments.out / "results.json", arguments.only)
+    lines.sort(key=lambda line: int(line.id[1:]))
     results = {
         "schema": "recontour.targets/1",
         "machine": found,
