@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from recontour.cohort.pooling import answered
-from recontour.cohort.rows import Manifest, Row, is_url
+from recontour.cohort.rows import Manifest, Row
 from recontour.cohort.running import check_out, rows_of, stand
 from recontour.cohort.shards import Shard
 from recontour.cohort.states import FOLDER, read_state
 from recontour.errors import RecontourError
 from recontour.recipe import Recipe, Runtime
+from recontour.storage import is_url
 
 SCHEMA = "recontour.cohort_plan/1"
 SAMPLE = 3

@@ -9,7 +9,6 @@ from typing import Any
 
 from recontour.errors import UsageError
 from recontour.recipe import Recipe
-from recontour.storage import is_url as is_url
 
 
 @dataclass(frozen=True)
