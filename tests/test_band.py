@@ -153,7 +153,7 @@ class TestSharpen:
             asked.append(grid)
             return embed_patches(slide, grid, encoder, **options)
 
-        monkeypatch.setattr("recontour.band.embed_patches", spy)
+        monkeypatch.setattr("recontour.preparation.embed_patches", spy)
         found = sharpen(first, work, *rest, 2, Runtime(use_cache=False))
         (band,) = asked
         assert band.stride == round(work.grid.stride / 2)

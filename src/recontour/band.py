@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.embedding import embed_patches
 from recontour.grid import label_patches, make_grid
 from recontour.postprocess import Rules, decide_cells, smooth_probs
-from recontour.preparation import Work, open_cache
+from recontour.preparation import Work, embed_cells
 from recontour.recipe import Runtime
 from recontour.review import hold_labels, hold_probs
 from recontour.tracing import trace_regions
@@ -73,14 +72,7 @@ def sharpen(
     if not inside.any():
         return first
     band = replace(fine, rows=fine.rows[inside], cols=fine.cols[inside])
-    features = embed_patches(
-        work.slide,
-        band,
-        work.encoder,
-        cache=open_cache(runtime),
-        progress=runtime.progress,
-        threads=runtime.threads,
-    )
+    features = embed_cells(work.slide, band, work.encoder, runtime)
     nearest = nearest_cells(first.grid, band)
     asked = PatchSet(
         patches.slide_id,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recontour.embedding import Features, embed_patches
+from recontour.embedding import Features
 from recontour.memo import Memo
-from recontour.preparation import Layout, Work, check_settings, lay_out, open_cache
+from recontour.preparation import Layout, Work, check_settings, embed_cells, lay_out
 from recontour.recipe import Recipe, Runtime
 from recontour.refiners import make_refiner
 from recontour.slides import open_slide
@@ -51,15 +51,8 @@ class Ground:
     def embed(self) -> Features:
         """The features of all cells of the tissue, whether an outline excludes them or not."""
         if self._features is None:
-            layout, runtime = self.lay_out(), self.runtime
-            self._features = embed_patches(
-                self.slide,
-                layout.lattice,
-                layout.encoder,
-                cache=open_cache(runtime),
-                progress=runtime.progress,
-                threads=runtime.threads,
-            )
+            layout = self.lay_out()
+            self._features = embed_cells(self.slide, layout.lattice, layout.encoder, self.runtime)
         return self._features
 
     def patch_set(self, work: Work) -> PatchSet:

@@ -12,13 +12,14 @@ import numpy as np
 
 from recontour.cache import FeatureCache
 from recontour.devices import limit_threads
-from recontour.embedding import Features, cache_key, embed_patches, estimate
+from recontour.embedding import Features, cache_key, estimate
 from recontour.files import atomic_path
 from recontour.grid import GridChoice
 from recontour.postprocess import rules_for
 from recontour.preparation import (
     describe_grid,
     describe_slide,
+    embed_cells,
     lay_out,
     open_cache,
     prepare,
@@ -116,14 +117,7 @@ def embed_slide(
         contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened,
     ):
         _, encoder, choice, grid = lay_out(opened, recipe, runtime)
-        features = embed_patches(
-            opened,
-            grid,
-            encoder,
-            cache=open_cache(runtime),
-            progress=runtime.progress,
-            threads=runtime.threads,
-        )
+        features = embed_cells(opened, grid, encoder, runtime)
     return grid, features, choice
 
 

@@ -21,7 +21,7 @@ from recontour.annotators import agree
 from recontour.cache import FeatureCache
 from recontour.calibration import check_target
 from recontour.constraints import check_limits
-from recontour.embedding import Features
+from recontour.embedding import Features, embed_patches
 from recontour.encoders import load_encoder
 from recontour.errors import (
     AnnotationError,
@@ -259,6 +259,39 @@ def open_cache(runtime: Runtime) -> FeatureCache | None:
     return FeatureCache(runtime.cache_dir) if runtime.use_cache else None
 
 
+def embed_cells(slide: Slide, grid: PatchGrid, encoder: Encoder, runtime: Runtime) -> Features:
+    """The features of the cells of `grid`, as a run computes and keeps them.
+
+    Raises
+    ------
+    SlideError, EncoderError : as `embed_patches`
+    """
+    return embed_patches(
+        slide,
+        grid,
+        encoder,
+        cache=open_cache(runtime),
+        progress=runtime.progress,
+        threads=runtime.threads,
+    )
+
+
+def encoder_of(recipe: Recipe, runtime: Runtime) -> Encoder:
+    """The encoder of a run, on its device and engine.
+
+    Raises
+    ------
+    UnknownNameError, MissingExtraError, EncoderError, UsageError : as `load_encoder`
+    """
+    return load_encoder(
+        recipe.encoder,
+        device=runtime.device,
+        threads=runtime.threads,
+        engine=runtime.engine,
+        precision=runtime.precision,
+    )
+
+
 class Layout(NamedTuple):
     """A slide cut into cells: its tissue, and what will embed every cell of `lattice`."""
 
@@ -278,13 +311,7 @@ def lay_out(slide: Slide, recipe: Recipe, runtime: Runtime) -> Layout:
     }
     check_sides(**sides)
     limit_threads(slide, runtime.threads)
-    encoder = load_encoder(  # first, since much about it can be wrong, and tissue takes a while
-        recipe.encoder,
-        device=runtime.device,
-        threads=runtime.threads,
-        engine=runtime.engine,
-        precision=runtime.precision,
-    )
+    encoder = encoder_of(recipe, runtime)  # first: much about it can be wrong, and tissue is slow
     runtime.progress("tissue", 0, 1)
     tissue = tissue_of(slide, recipe)
     runtime.progress("tissue", 1, 1)

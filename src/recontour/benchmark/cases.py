@@ -17,12 +17,11 @@ from recontour.annotations import read_annotation, write_annotation
 from recontour.benchmark.records import Results
 from recontour.benchmark.spec import COARSE, OutlineSpec, Plan
 from recontour.datasets import Case, Outlines
-from recontour.embedding import embed_patches
 from recontour.errors import AnnotationError, MissingFileError, TissueError
 from recontour.geometry import union
 from recontour.grid import centres_inside
 from recontour.labelling import known_regions, label_outlines
-from recontour.preparation import describe_grid, describe_slide, lay_out, open_cache
+from recontour.preparation import describe_grid, describe_slide, embed_cells, lay_out
 from recontour.recipe import Recipe, Runtime, digest
 from recontour.simulation import Severity, simulate_coarse
 from recontour.slides import frame_of, open_slide
@@ -104,14 +103,7 @@ class Laid:
 
     def patch_set(self, runtime: Runtime) -> PatchSet:
         """The features of the cells that take part; the labels are all background as yet."""
-        features = embed_patches(
-            self.opened.slide,
-            self.lattice,
-            self.encoder,
-            cache=open_cache(runtime),
-            progress=runtime.progress,
-            threads=runtime.threads,
-        )
+        features = embed_cells(self.opened.slide, self.lattice, self.encoder, runtime)
         cell, context = features.cell, features.context
         if not self.kept.all():
             cell = cell[self.kept]

@@ -31,8 +31,7 @@ REFINER = "refiner.npz"
 
 def sample(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]:
     """Embed one slide and draw its sample: `task["most"]` cells."""
-    from recontour.embedding import embed_patches
-    from recontour.preparation import open_cache, prepare
+    from recontour.preparation import embed_cells, prepare
     from recontour.slides import open_slide
 
     recipe = recipe_of(task)
@@ -41,14 +40,7 @@ def sample(task: dict[str, Any], work: Path, runtime: Runtime) -> dict[str, Any]
         slide = open_slide(row.slide, mpp=recipe.mpp, reader=recipe.reader)
         stack.callback(slide.close)
         ready = prepare(slide, row.coarse, recipe, runtime, reviewed=row.reviewed, also=row.also)
-        features = embed_patches(
-            slide,
-            ready.lattice,
-            ready.encoder,
-            cache=open_cache(runtime),
-            progress=runtime.progress,
-            threads=runtime.threads,
-        )
+        features = embed_cells(slide, ready.lattice, ready.encoder, runtime)
         patches = ready.patch_set(features)
     about = write_sample(
         work,
@@ -119,15 +111,9 @@ def check_encoder(recipe: Recipe, runtime: Runtime, sampled: str) -> None:
     ------
     RecontourError
     """
-    from recontour.encoders import load_encoder
+    from recontour.preparation import encoder_of
 
-    encoder = load_encoder(
-        recipe.encoder,
-        device=runtime.device,
-        threads=runtime.threads,
-        engine=runtime.engine,
-        precision=runtime.precision,
-    )
+    encoder = encoder_of(recipe, runtime)
     if encoder.identifier != sampled:
         raise RecontourError(
             f"the pool learned from {sampled}, and this run computes {encoder.identifier}; use the "

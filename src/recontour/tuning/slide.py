@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from recontour.embedding import embed_patches
 from recontour.postprocess import rules_for
-from recontour.preparation import open_cache, prepare
+from recontour.preparation import embed_cells, prepare
 from recontour.recipe import Recipe, Runtime
 from recontour.slides import open_slide
 from recontour.tuning.search import Plan, Tuning, check_plan, tune
@@ -38,14 +37,7 @@ def tune_slide(
     check_plan(plan)
     with contextlib.closing(open_slide(slide, recipe.mpp, recipe.reader)) as opened:
         work = prepare(opened, coarse, recipe, runtime)
-        features = embed_patches(
-            opened,
-            work.lattice,
-            work.encoder,
-            cache=open_cache(runtime),
-            progress=runtime.progress,
-            threads=runtime.threads,
-        )
+        features = embed_cells(opened, work.lattice, work.encoder, runtime)
         subject = Subject(
             work.patch_set(features),
             rules_for(recipe, work.grid, plan.method),
